@@ -1,0 +1,1 @@
+"""Model families: names, layer tables, torch modules, weights and preprocessing."""

@@ -1,0 +1,51 @@
+"""One layer of a network as plain numbers, so that counting needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["LayerSpec", "halved"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec:
+    """A convolution with batch norm and activation, or the classifier."""
+
+    name: str
+    """The torch module that computes it."""
+    kind: Literal["conv", "depthwise", "pointwise", "dense"]
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    in_size: int = 1
+    """Height and width of the input."""
+    out_size: int = 1
+    """Height and width of the output."""
+
+    @property
+    def weights(self) -> int:
+        """Number of multipliers, biases and batch norm not counted."""
+        per_output = 1 if self.kind == "depthwise" else self.in_channels
+        return self.kernel * self.kernel * per_output * self.out_channels
+
+    @property
+    def params(self) -> int:
+        """Trainable numbers: the weights, and scale and shift of the batch norm or the bias."""
+        return self.weights + self.out_channels * (1 if self.kind == "dense" else 2)
+
+    @property
+    def statistics(self) -> int:
+        """Numbers that batch norm measures instead of training them: mean and variance."""
+        return 0 if self.kind == "dense" else 2 * self.out_channels
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one picture; padding counts as if it were picture."""
+        return self.weights * self.out_size * self.out_size
+
+
+def halved(size: int) -> int:
+    """Return the output size of a 3x3, stride-2 layer with one pixel of padding."""
+    return (size + 1) // 2
