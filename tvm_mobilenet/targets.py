@@ -1,0 +1,571 @@
+"""What a model is compiled for: one TOML file a board, or the machine at hand.
+
+A target names everything that the schedules are computed from (vector width, number of vector
+registers, shape of the multiply-add, caches, cores), what the code generator and the linker are
+told, and where each figure comes from.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tvm_mobilenet.errors import SpecError, UnknownTargetError, suggestion
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tvm.target import Target
+
+__all__ = [
+    "HOST",
+    "Cpu",
+    "Emulation",
+    "Link",
+    "TargetSpec",
+    "TvmOptions",
+    "detect_host",
+    "list_targets",
+    "load_target",
+    "shipped_folder",
+]
+
+logger = logging.getLogger(__name__)
+
+HOST = "host"
+"""The name of the machine at hand, detected rather than read from a file."""
+
+_FORMAT_VERSION = 1
+# History: 1, the first.
+
+_DTYPE_BITS = re.compile(r"^[a-z]+?(\d+)")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class TvmOptions(_Section):
+    """What TVM's code generator is told; the number of cores is added from `Cpu`."""
+
+    kind: Literal["llvm"] = "llvm"
+    mtriple: str
+    """LLVM's name of architecture, vendor and ABI, `aarch64-linux-gnu`."""
+    mcpu: str
+    """LLVM's name of the processor."""
+    mattr: tuple[str, ...] = ()
+    """Features to add (`+dotprod`) or leave out (`-avx512f`) on top of what `mcpu` implies."""
+    mfloat_abi: Literal["hard", "soft"] | None = Field(default=None, alias="mfloat-abi")
+    """How floats are passed, on 32-bit Arm."""
+
+    @model_validator(mode="after")
+    def _signed_features(self) -> TvmOptions:
+        for feature in self.mattr:
+            if not re.fullmatch(r"[+-]\S+", feature):
+                raise ValueError(f"mattr holds {feature!r}; write '+{feature}' or '-{feature}'")
+        return self
+
+
+class Link(_Section):
+    """How the library is linked."""
+
+    triple: str
+    """In Zig's spelling, without the glibc version: `aarch64-linux-gnu`."""
+    glibc: str = Field(pattern=r"^2\.\d+$")
+    """Oldest glibc that the library must load with."""
+
+
+class Cpu(_Section):
+    """What schedules are computed from. Every figure has a source in the target's `sources`."""
+
+    isa: Literal["avx512", "avx2", "neon", "armv7-neon", "generic"]
+    vector_bits: int = Field(ge=64, le=2048, multiple_of=64)
+    """Width of a vector register."""
+    vector_registers: int = Field(ge=8, le=64)
+    """Vector registers of that width that a kernel may use."""
+    fma: Literal["broadcast", "by-lane", "none"]
+    """How a scalar meets a vector in a multiply-add.
+
+    `broadcast`: the scalar is first spread over a register, or is a memory operand that the
+    instruction spreads. `by-lane`: the instruction takes one lane of a register. `none`: multiply
+    and add are two instructions.
+    """
+    fma_units: int = Field(ge=1, le=4)
+    """Multiply-adds of full vector width that one core can start per cycle."""
+    cores: int = Field(ge=1, le=1024)
+    """Physical cores that work on one inference."""
+    l1d_kib: int = Field(ge=4)
+    """First-level data cache of one core."""
+    l2_kib: int = Field(ge=0)
+    """Second-level cache, one core's share; 0 where there is none."""
+    l3_kib: int = Field(ge=0)
+    """Last-level cache that the cores share; 0 where there is none."""
+    freq_mhz: int = Field(ge=1)
+    """Nominal clock, for estimates only."""
+    has_dot_product: bool = False
+    """Four int8 products summed into an int32 lane by one instruction (VNNI, SDOT)."""
+    has_fp16: bool = False
+    """Vector arithmetic on float16."""
+    has_i8mm: bool = False
+    """int8 matrix instructions (SMMLA)."""
+
+    def lanes(self, dtype: str) -> int:
+        """Return how many values of `dtype` (`float32`, `int8`, ...) one vector register holds."""
+        match = _DTYPE_BITS.match(dtype)
+        if match is None:
+            raise SpecError(f"dtype {dtype!r} names no width; use one like 'float32' or 'int8'")
+        return self.vector_bits // int(match.group(1))
+
+
+class Emulation(_Section):
+    """How the board is emulated where there is none."""
+
+    qemu_cpu: str
+    """The emulator's `-cpu`."""
+
+
+_FIGURES = tuple(name for name, field in Cpu.model_fields.items() if field.annotation is int)
+
+
+class TargetSpec(_Section):
+    """One target: what its file says, checked."""
+
+    format_version: Literal[1]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str
+    tvm: TvmOptions
+    link: Link
+    cpu: Cpu
+    emulation: Emulation | None = None
+    sources: dict[str, str]
+    """Where each figure of `cpu` comes from, keyed by its field."""
+
+    @model_validator(mode="after")
+    def _every_figure_has_a_source(self) -> TargetSpec:
+        for key in self.sources:
+            if key not in Cpu.model_fields:
+                raise ValueError(f"sources.{key} is no field of cpu{_closest(key, Cpu)}")
+        missing = [name for name in _FIGURES if not self.sources.get(name, "").strip()]
+        if missing:
+            raise ValueError(f"sources lacks {', '.join(missing)}; say where each figure is from")
+        return self
+
+    @property
+    def is_host(self) -> bool:
+        """Whether this is the machine at hand, as `detect_host` describes it."""
+        return self.name == HOST
+
+    def tvm_options(self) -> dict[str, Any]:
+        """Return the dictionary that `tvm.target.Target` takes."""
+        options: dict[str, Any] = {
+            "kind": self.tvm.kind,
+            "mtriple": self.tvm.mtriple,
+            "mcpu": self.tvm.mcpu,
+            "num-cores": self.cpu.cores,
+        }
+        if self.tvm.mattr:
+            options["mattr"] = list(self.tvm.mattr)
+        if self.tvm.mfloat_abi:
+            options["mfloat-abi"] = self.tvm.mfloat_abi
+        return options
+
+    def tvm_target(self) -> Target:
+        """Return TVM's object for this target."""
+        from tvm.target import Target
+
+        return Target(self.tvm_options())
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of all that shapes the code; name, prose and clock do not."""
+        content = {
+            "tvm": self.tvm.model_dump(mode="json"),
+            "link": self.link.model_dump(mode="json"),
+            "cpu": self.cpu.model_dump(mode="json", exclude={"freq_mhz"}),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def shipped_folder(name: str) -> Path:
+    """Return a folder that comes with the project: `targets` or `tuning_logs`.
+
+    An installed package carries it inside itself, a source checkout has it beside the package.
+    """
+    package = Path(__file__).resolve().parent
+    inside = package / "_data" / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def list_targets() -> tuple[str, ...]:
+    """Return the name of every target: `host`, then the shipped files in alphabetical order."""
+    return (HOST, *sorted(path.stem for path in shipped_folder("targets").glob("*.toml")))
+
+
+def load_target(name_or_path: str | Path) -> TargetSpec:
+    """Return the target of that name, or the one described by that file.
+
+    What ends in `.toml` or holds a path separator is a file; anything else is a name.
+
+    Raises:
+        UnknownTargetError: neither a known name nor a file that is there.
+        SpecError: the file does not describe a target.
+    """
+    text = str(name_or_path)
+    if text == HOST:
+        return detect_host()
+    if isinstance(name_or_path, Path) or text.endswith(".toml") or os.sep in text:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise UnknownTargetError(
+                f"target file {text!r} does not exist; known names: {_names()}"
+            )
+        return _read_target(path)
+    if text not in list_targets():
+        raise UnknownTargetError(
+            f"unknown target {text!r}{suggestion(text, list_targets())}; known: {_names()}; "
+            "or give the path of a .toml file"
+        )
+    return _read_target(shipped_folder("targets") / f"{text}.toml")
+
+
+def _names() -> str:
+    return ", ".join(list_targets())
+
+
+def _read_target(path: Path) -> TargetSpec:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise SpecError(f"target file {path} is not valid TOML: {err}") from err
+    except OSError as err:
+        raise SpecError(f"target file {path} cannot be read: {err.strerror}") from err
+    if content.get("format_version", _FORMAT_VERSION) != _FORMAT_VERSION:
+        raise SpecError(
+            f"target file {path} has format_version {content['format_version']!r}; "
+            f"this version reads {_FORMAT_VERSION}"
+        )
+    if content.get("name") == HOST:
+        raise SpecError(f"target file {path}: the name 'host' is kept for the machine at hand")
+    try:
+        return TargetSpec.model_validate(content)
+    except ValidationError as err:
+        problems = "; ".join(_say(problem) for problem in err.errors()[:3])
+        raise SpecError(f"target file {path}: {problems}") from err
+
+
+def _closest(key: str, section: type[BaseModel]) -> str:
+    names = [field.alias or name for name, field in section.model_fields.items()]
+    return suggestion(key, names) or f"; known: {', '.join(names)}"
+
+
+def _say(problem: Mapping[str, Any]) -> str:
+    """Turn one of pydantic's findings into a sentence that names field, value and remedy."""
+    location = [str(part) for part in problem["loc"]]
+    field = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        sections: dict[str, type[BaseModel]] = {
+            "tvm": TvmOptions,
+            "link": Link,
+            "cpu": Cpu,
+            "emulation": Emulation,
+        }
+        parent = sections.get(location[0], TargetSpec) if len(location) > 1 else TargetSpec
+        return f"unknown key {field!r}{_closest(location[-1], parent)}"
+    if problem["type"] == "missing":
+        return f"{field} is missing"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not field:
+        return message
+    return f"{field} is {problem['input']!r}: {message}"
+
+
+# --- the machine at hand ------------------------------------------------------------------------
+
+# Feature names of LLVM beside the flags of Linux's /proc/cpuinfo: those that a virtual machine may
+# mask although the processor has them. A name that LLVM derives from the model alone would let
+# instructions in that trap.
+_X86_FLAGS = {
+    "avx": "avx",
+    "avx2": "avx2",
+    "avx512bf16": "avx512_bf16",
+    "avx512bitalg": "avx512_bitalg",
+    "avx512bw": "avx512bw",
+    "avx512cd": "avx512cd",
+    "avx512dq": "avx512dq",
+    "avx512f": "avx512f",
+    "avx512fp16": "avx512_fp16",
+    "avx512ifma": "avx512ifma",
+    "avx512vbmi": "avx512vbmi",
+    "avx512vbmi2": "avx512_vbmi2",
+    "avx512vl": "avx512vl",
+    "avx512vnni": "avx512_vnni",
+    "avx512vpopcntdq": "avx512_vpopcntdq",
+    "avxvnni": "avx_vnni",
+    "bmi": "bmi1",
+    "bmi2": "bmi2",
+    "f16c": "f16c",
+    "fma": "fma",
+    "gfni": "gfni",
+    "lzcnt": "abm",
+    "movbe": "movbe",
+    "popcnt": "popcnt",
+    "sse4.1": "sse4_1",
+    "sse4.2": "sse4_2",
+    "vaes": "vaes",
+    "vpclmulqdq": "vpclmulqdq",
+}
+_AVX512_BASE = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+_AVX2_BASE = {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"}
+
+# Arm's part numbers (Main ID Register, section "MIDR_EL1" of each core's reference manual): LLVM's
+# name and the 128-bit multiply-adds per cycle (each core's software optimization guide).
+_ARM_PARTS = {
+    "0xd03": ("cortex-a53", 1),
+    "0xd05": ("cortex-a55", 1),
+    "0xd07": ("cortex-a57", 1),
+    "0xd08": ("cortex-a72", 1),
+    "0xd09": ("cortex-a73", 1),
+    "0xd0a": ("cortex-a75", 2),
+    "0xd0b": ("cortex-a76", 2),
+    "0xd0c": ("neoverse-n1", 2),
+    "0xd0d": ("cortex-a77", 2),
+    "0xd40": ("neoverse-v1", 4),
+    "0xd41": ("cortex-a78", 2),
+    "0xd42": ("cortex-a78ae", 2),
+    "0xd49": ("neoverse-n2", 2),
+    "0xd4f": ("neoverse-v2", 4),
+}
+
+_HOST_GLIBC = "2.17"  # oldest that Zig links for; the system's own linker ignores it
+
+
+@functools.lru_cache(maxsize=1)
+def detect_host() -> TargetSpec:
+    """Describe this machine: processor, features, physical cores at our disposal, caches.
+
+    What cannot be found out is assumed on the careful side, and logged with the reason.
+    """
+    return _describe_host(platform.machine(), Path("/"), _llvm_cpu(), _usable_cpus())
+
+
+def _describe_host(machine: str, root: Path, llvm_cpu: str, cpus: Sequence[int]) -> TargetSpec:
+    blocks = _cpuinfo(root)
+    system = root / "sys/devices/system/cpu"
+    if machine in ("x86_64", "AMD64"):
+        tvm_options, isa, isa_source, triple = _x86_host(blocks, llvm_cpu)
+    elif machine in ("aarch64", "arm64"):
+        cpus = _big_cluster(system, cpus)
+        tvm_options, isa, isa_source, triple = _aarch64_host(blocks, llvm_cpu, cpus[0])
+    else:
+        logger.warning("no schedules are known for %s; taking it for a plain machine", machine)
+        tvm_options = TvmOptions(mtriple=f"{machine}-linux-gnu", mcpu=llvm_cpu or "generic")
+        isa, isa_source = _isa("generic", 128, 16, "none", 1), f"assumed for {machine}"
+        triple = f"{machine}-linux-gnu"
+    caches, cache_source = _caches(system, cpus[0])
+    cores = min(len(_cores(system, cpus)), _cpu_quota(root) or len(cpus))
+    freq_mhz, freq_source = _frequency(system, cpus[0], blocks)
+    sources = dict.fromkeys(("vector_bits", "vector_registers", "fma_units"), isa_source)
+    sources |= dict.fromkeys(("l1d_kib", "l2_kib", "l3_kib"), cache_source)
+    sources |= {"cores": "topology in /sys, affinity and CPU quota", "freq_mhz": freq_source}
+    return TargetSpec(
+        format_version=_FORMAT_VERSION,
+        name=HOST,
+        description=_cpu_name(blocks, tvm_options.mcpu),
+        tvm=tvm_options,
+        link=Link(triple=triple, glibc=_HOST_GLIBC),
+        cpu=Cpu.model_validate({**isa, **caches, "cores": cores, "freq_mhz": freq_mhz}),
+        sources=sources,
+    )
+
+
+def _isa(isa: str, bits: int, registers: int, fma: str, units: int, **has: bool) -> dict[str, Any]:
+    return {
+        "isa": isa,
+        "vector_bits": bits,
+        "vector_registers": registers,
+        "fma": fma,
+        "fma_units": units,
+        **has,
+    }
+
+
+def _x86_host(
+    blocks: Sequence[Mapping[str, str]], llvm_cpu: str
+) -> tuple[TvmOptions, dict[str, Any], str, str]:
+    block = blocks[0] if blocks else {}
+    flags = set(block.get("flags", "").split())
+    vnni = bool({"avx512_vnni", "avx_vnni"} & flags)
+    source = "flags in /proc/cpuinfo"
+    if flags >= _AVX512_BASE | _AVX2_BASE:
+        # Zen 4 (family 25) runs a 512-bit multiply-add through two 256-bit halves: AMD, Software
+        # Optimization Guide for the AMD Zen4 Microarchitecture (57647), floating-point unit.
+        halved = block.get("vendor_id") == "AuthenticAMD" and block.get("cpu family") == "25"
+        isa = _isa("avx512", 512, 32, "broadcast", 1 if halved else 2, has_dot_product=vnni)
+        level = "x86-64-v4"
+    elif flags >= _AVX2_BASE:
+        isa = _isa("avx2", 256, 16, "broadcast", 2, has_dot_product=vnni)
+        level = "x86-64-v3"
+    else:
+        logger.warning("this processor has no AVX2 with FMA; schedules are for plain SSE")
+        isa = _isa("generic", 128, 16, "none", 1)
+        level = "x86-64-v2" if {"ssse3", "sse4_2", "popcnt"} <= flags else "x86-64"
+    mcpu, mattr = _safe_x86_cpu(llvm_cpu, level, flags)
+    triple = "x86_64-linux-gnu"
+    return TvmOptions(mtriple=triple, mcpu=mcpu, mattr=mattr), isa, source, triple
+
+
+def _safe_x86_cpu(llvm_cpu: str, level: str, flags: set[str]) -> tuple[str, tuple[str, ...]]:
+    """Return LLVM's own name where every feature it implies is there, else a level of the ABI."""
+    implied = _llvm_features(llvm_cpu) if llvm_cpu else set()
+    masked = sorted(name for name in implied & set(_X86_FLAGS) if _X86_FLAGS[name] not in flags)
+    if llvm_cpu and implied and not masked:
+        return llvm_cpu, ()
+    reason = f"masked here: {', '.join(masked)}" if masked else "LLVM does not know it"
+    logger.info("compiling for %s, not for %r (%s)", level, llvm_cpu, reason)
+    known = _llvm_features(level)
+    extra = (name for name, flag in _X86_FLAGS.items() if flag in flags and name not in known)
+    return level, tuple(f"+{name}" for name in extra)
+
+
+def _aarch64_host(
+    blocks: Sequence[Mapping[str, str]], llvm_cpu: str, cpu: int
+) -> tuple[TvmOptions, dict[str, Any], str, str]:
+    block = next((b for b in blocks if b.get("processor") == str(cpu)), blocks[0] if blocks else {})
+    flags = set(block.get("Features", "").split())
+    mcpu, units = _ARM_PARTS.get(block.get("CPU part", ""), (llvm_cpu or "generic", 1))
+    if mcpu == "generic":
+        logger.warning("this processor is not known; compiling for plain AArch64")
+    isa = _isa(
+        "neon",
+        128,
+        32,
+        "by-lane",
+        units,
+        has_dot_product="asimddp" in flags,
+        has_fp16="asimdhp" in flags,
+        has_i8mm="i8mm" in flags,
+    )
+    triple = "aarch64-linux-gnu"
+    return TvmOptions(mtriple=triple, mcpu=mcpu), isa, "part and features in /proc/cpuinfo", triple
+
+
+def _llvm_cpu() -> str:
+    """Return LLVM's name of this processor, or an empty string where it has none."""
+    from tvm.target import codegen
+
+    name = str(codegen.llvm_get_system_cpu())
+    return "" if name == "generic" else name
+
+
+def _llvm_features(mcpu: str) -> set[str]:
+    from tvm.target import Target, codegen
+
+    target = Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu})
+    return {str(feature) for feature in codegen.llvm_get_cpu_features(target)}
+
+
+def _usable_cpus() -> tuple[int, ...]:
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def _cpuinfo(root: Path) -> list[dict[str, str]]:
+    """Return /proc/cpuinfo as one dictionary a processor."""
+    text = _read(root / "proc/cpuinfo") or ""
+    blocks = []
+    for chunk in re.split(r"\n\s*\n", text.strip()):
+        pairs = (line.split(":", 1) for line in chunk.splitlines() if ":" in line)
+        blocks.append({key.strip(): value.strip() for key, value in pairs})
+    return blocks
+
+
+def _cpu_name(blocks: Sequence[Mapping[str, str]], mcpu: str) -> str:
+    name = blocks[0].get("model name") if blocks else None
+    return f"{name} ({mcpu})" if name else mcpu
+
+
+def _big_cluster(system: Path, cpus: Sequence[int]) -> tuple[int, ...]:
+    """Return the fastest of `cpus`: those that share the highest capacity (or clock)."""
+
+    def speed(cpu: int) -> int:
+        folder = system / f"cpu{cpu}"
+        text = _read(folder / "cpu_capacity") or _read(folder / "cpufreq/cpuinfo_max_freq")
+        return int(text) if text else 0
+
+    speeds = {cpu: speed(cpu) for cpu in cpus}
+    return tuple(cpu for cpu in cpus if speeds[cpu] == max(speeds.values()))
+
+
+def _cores(system: Path, cpus: Sequence[int]) -> set[str]:
+    """Return one entry for each physical core among `cpus`: its list of hardware threads."""
+    return {_read(system / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus}
+
+
+def _cpu_quota(root: Path) -> int | None:
+    """Return the CPUs that the control group grants, rounded up; None where it sets no limit."""
+    words = (_read(root / "sys/fs/cgroup/cpu.max") or "max").split()
+    if words[0] == "max":
+        return None
+    return max(1, math.ceil(int(words[0]) / int(words[1])))
+
+
+def _caches(system: Path, cpu: int) -> tuple[dict[str, int], str]:
+    sizes = {"l1d_kib": 0, "l2_kib": 0, "l3_kib": 0}
+    for folder in sorted((system / f"cpu{cpu}/cache").glob("index*")):
+        size = re.fullmatch(r"(\d+)([KM])", _read(folder / "size") or "")
+        level, kind = _read(folder / "level"), _read(folder / "type")
+        if size is None or kind == "Instruction" or f"l{level}_kib" not in {*sizes, "l1_kib"}:
+            continue
+        kib = int(size.group(1)) * (1024 if size.group(2) == "M" else 1)
+        if level == "1":
+            sizes["l1d_kib"] = kib
+        elif level == "2":
+            shared = len(_cores(system, _cpu_list(_read(folder / "shared_cpu_list") or "")))
+            sizes["l2_kib"] = kib // max(1, shared)
+        else:
+            sizes["l3_kib"] = kib
+    if sizes["l1d_kib"]:
+        return sizes, "caches in /sys/devices/system/cpu"
+    logger.info("this machine hides its caches; assuming 32 KiB of L1 and 256 KiB of L2 a core")
+    return {"l1d_kib": 32, "l2_kib": 256, "l3_kib": 0}, "assumed: the machine hides its caches"
+
+
+def _cpu_list(text: str) -> list[int]:
+    """Read the kernel's notation for CPU sets, `0-3,8`."""
+    cpus: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        cpus.extend(range(int(first), int(last or first) + 1))
+    return cpus
+
+
+def _frequency(system: Path, cpu: int, blocks: Sequence[Mapping[str, str]]) -> tuple[int, str]:
+    khz = _read(system / f"cpu{cpu}/cpufreq/cpuinfo_max_freq")
+    if khz:
+        return int(khz) // 1000, "cpuinfo_max_freq in /sys"
+    mhz = blocks[0].get("cpu MHz") if blocks else None
+    if mhz:
+        return round(float(mhz)), "cpu MHz in /proc/cpuinfo"
+    return 1000, "assumed: the machine does not say"
+
+
+def _read(path: Path) -> str | None:
+    """Return the text of a small system file, or None where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
