@@ -112,6 +112,8 @@ class Cpu(_Section):
     """Physical cores that work on one inference."""
     l1d_kib: int = Field(ge=4)
     """First-level data cache of one core."""
+    l1d_ways: int = Field(ge=1)
+    """Associativity of the first-level data cache."""
     l2_kib: int = Field(ge=0)
     """Second-level cache, one core's share; 0 where there is none."""
     l3_kib: int = Field(ge=0)
@@ -351,6 +353,9 @@ _ARM_PARTS = {
     "0xd4f": ("neoverse-v2", 4),
 }
 
+# What nearly every processor in use has at least, for machines that hide their caches.
+_CAREFUL_CACHES = {"l1d_kib": 32, "l1d_ways": 4, "l2_kib": 256, "l3_kib": 0}
+
 _HOST_GLIBC = "2.17"  # oldest that Zig links for; the system's own linker ignores it
 
 
@@ -380,7 +385,7 @@ def _describe_host(machine: str, root: Path, llvm_cpu: str, cpus: Sequence[int])
     cores = min(len(_cores(system, cpus)), _cpu_quota(root) or len(cpus))
     freq_mhz, freq_source = _frequency(system, cpus[0], blocks)
     sources = dict.fromkeys(("vector_bits", "vector_registers", "fma_units"), isa_source)
-    sources |= dict.fromkeys(("l1d_kib", "l2_kib", "l3_kib"), cache_source)
+    sources |= dict.fromkeys(_CAREFUL_CACHES, cache_source)
     sources |= {"cores": "topology in /sys, affinity and CPU quota", "freq_mhz": freq_source}
     return TargetSpec(
         format_version=_FORMAT_VERSION,
@@ -524,24 +529,24 @@ def _cpu_quota(root: Path) -> int | None:
 
 
 def _caches(system: Path, cpu: int) -> tuple[dict[str, int], str]:
-    sizes = {"l1d_kib": 0, "l2_kib": 0, "l3_kib": 0}
+    sizes = dict.fromkeys(_CAREFUL_CACHES, 0)
+    keys = {"1": "l1d_kib", "2": "l2_kib", "3": "l3_kib"}
     for folder in sorted((system / f"cpu{cpu}/cache").glob("index*")):
         size = re.fullmatch(r"(\d+)([KM])", _read(folder / "size") or "")
-        level, kind = _read(folder / "level"), _read(folder / "type")
-        if size is None or kind == "Instruction" or f"l{level}_kib" not in {*sizes, "l1_kib"}:
+        key = keys.get(_read(folder / "level") or "")
+        if size is None or key is None or _read(folder / "type") == "Instruction":
             continue
-        kib = int(size.group(1)) * (1024 if size.group(2) == "M" else 1)
-        if level == "1":
-            sizes["l1d_kib"] = kib
-        elif level == "2":
-            shared = len(_cores(system, _cpu_list(_read(folder / "shared_cpu_list") or "")))
-            sizes["l2_kib"] = kib // max(1, shared)
-        else:
-            sizes["l3_kib"] = kib
+        sizes[key] = int(size.group(1)) * (1024 if size.group(2) == "M" else 1)
+        if key == "l1d_kib":
+            ways = int(_read(folder / "ways_of_associativity") or 0)
+            sizes["l1d_ways"] = ways or _CAREFUL_CACHES["l1d_ways"]
+        if key == "l2_kib":
+            sharers = _cpu_list(_read(folder / "shared_cpu_list") or "")
+            sizes[key] //= max(1, len(_cores(system, sharers)))
     if sizes["l1d_kib"]:
         return sizes, "caches in /sys/devices/system/cpu"
-    logger.info("this machine hides its caches; assuming 32 KiB of L1 and 256 KiB of L2 a core")
-    return {"l1d_kib": 32, "l2_kib": 256, "l3_kib": 0}, "assumed: the machine hides its caches"
+    logger.info("this machine hides its caches; assuming %s", _CAREFUL_CACHES)
+    return dict(_CAREFUL_CACHES), "assumed: the machine hides its caches"
 
 
 def _cpu_list(text: str) -> list[int]:

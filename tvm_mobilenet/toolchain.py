@@ -1,0 +1,128 @@
+"""Linking: object files to one shared library, for this machine or for a board."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvm_mobilenet.errors import OutputError, ToolchainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tvm_mobilenet.targets import TargetSpec
+
+__all__ = ["COMPILER_VARIABLE", "link", "make_fcompile"]
+
+logger = logging.getLogger(__name__)
+
+COMPILER_VARIABLE = "TVM_MOBILENET_CC"
+"""Environment variable that names the compiler driver to link with, arguments allowed."""
+
+_FLAGS = (
+    "-shared",
+    "-fPIC",
+    "-Wl,--build-id=none",  # nothing in the library may depend on where or when it was made
+    "-Wl,--strip-debug",
+)
+_LIBRARIES = ("-lm",)
+
+
+def link(
+    objects: Sequence[Path], output: Path, target: TargetSpec, *, compiler: str | None = None
+) -> None:
+    """Link `objects` into the shared library `output`, for `target`.
+
+    The driver is `compiler`, else the one that TVM_MOBILENET_CC names, else for this machine
+    the C compiler found on the path, else Zig with the target's triple and glibc version.
+    The same objects give the same bytes, whatever their names. `output` appears whole or not
+    at all.
+
+    Raises:
+        ToolchainError: there is no linker, or it failed.
+        OutputError: `output` cannot be written.
+    """
+    command = _driver(target, compiler)
+    with tempfile.TemporaryDirectory(**_beside(output)) as folder:
+        unfinished = Path(folder) / output.name
+        names = [str(path) for path in objects]
+        command = [*command, *_FLAGS, "-o", str(unfinished), *names, *_LIBRARIES]
+        logger.debug("%s", shlex.join(command))
+        _run(command, target.name, output)
+        unfinished.replace(output)
+
+
+def make_fcompile(target: TargetSpec, compiler: str | None = None) -> Callable[..., None]:
+    """Return `link` in the form that TVM's `export_library` takes as `fcompile`."""
+
+    def fcompile(file_name: str, files: Sequence[str], **_options: Any) -> None:
+        link([Path(name) for name in files], Path(file_name), target, compiler=compiler)
+
+    return fcompile
+
+
+def _beside(output: Path) -> dict[str, Any]:
+    """Return where the unfinished file goes: the folder of `output`, checked to be writable."""
+    folder = output.parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {output}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {output}: no permission to write in {folder}")
+    return {"dir": folder, "prefix": ".linking-"}
+
+
+def _driver(target: TargetSpec, compiler: str | None) -> list[str]:
+    named = compiler or os.environ.get(COMPILER_VARIABLE)
+    if named:
+        words = shlex.split(named)
+        if shutil.which(words[0]) is None:
+            raise ToolchainError(
+                f"linking for {target.name}: the compiler {words[0]!r} was not found; install it, "
+                f"or leave out --cc and {COMPILER_VARIABLE} to link with Zig"
+            )
+        return words
+    if target.is_host:
+        for name in ("cc", "gcc", "clang"):
+            if shutil.which(name):
+                return [name]
+    if importlib.util.find_spec("ziglang") is None:
+        raise ToolchainError(
+            f"linking for {target.name}: there is no linker; install a C compiler, or Zig with "
+            f"'python -m pip install ziglang', or name one with {COMPILER_VARIABLE}"
+        )
+    logger.info("linking with Zig; the very first time takes about a minute")
+    triple = f"{target.link.triple}.{target.link.glibc}"
+    return [sys.executable, "-m", "ziglang", "cc", "-target", triple]
+
+
+def _run(command: Sequence[str], target: str, output: Path) -> None:
+    try:
+        result = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as err:
+        reason = f"{command[0]!r} cannot be started: {err.strerror}"
+        raise ToolchainError(f"linking for {target}: {reason}") from err
+    if result.returncode == 0:
+        return
+    if "No space left on device" in result.stdout:
+        raise OutputError(f"cannot write {output}: no space left on the device")
+    last = " | ".join(result.stdout.strip().splitlines()[-3:]) or "it said nothing"
+    raise ToolchainError(
+        f"linking for {target} failed: {shlex.join(command[:4])} ... ended with "
+        f"{result.returncode}: {last}"
+    )
