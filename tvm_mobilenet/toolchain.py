@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
 import os
@@ -9,11 +10,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvm_mobilenet.errors import OutputError, ToolchainError
+from tvm_mobilenet.errors import ToolchainError
+from tvm_mobilenet.files import new_file, output_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,13 +52,11 @@ def link(
         OutputError: `output` cannot be written.
     """
     command = _driver(target, compiler)
-    with tempfile.TemporaryDirectory(**_beside(output)) as folder:
-        unfinished = Path(folder) / output.name
+    with new_file(output) as unfinished:
         names = [str(path) for path in objects]
         command = [*command, *_FLAGS, "-o", str(unfinished), *names, *_LIBRARIES]
         logger.debug("%s", shlex.join(command))
         _run(command, target.name, output)
-        unfinished.replace(output)
 
 
 def make_fcompile(target: TargetSpec, compiler: str | None = None) -> Callable[..., None]:
@@ -67,16 +66,6 @@ def make_fcompile(target: TargetSpec, compiler: str | None = None) -> Callable[.
         link([Path(name) for name in files], Path(file_name), target, compiler=compiler)
 
     return fcompile
-
-
-def _beside(output: Path) -> dict[str, Any]:
-    """Return where the unfinished file goes: the folder of `output`, checked to be writable."""
-    folder = output.parent
-    if not folder.is_dir():
-        raise OutputError(f"cannot write {output}: there is no folder {folder}")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot write {output}: no permission to write in {folder}")
-    return {"dir": folder, "prefix": ".linking-"}
 
 
 def _driver(target: TargetSpec, compiler: str | None) -> list[str]:
@@ -120,7 +109,7 @@ def _run(command: Sequence[str], target: str, output: Path) -> None:
     if result.returncode == 0:
         return
     if "No space left on device" in result.stdout:
-        raise OutputError(f"cannot write {output}: no space left on the device")
+        raise output_error(output, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     last = " | ".join(result.stdout.strip().splitlines()[-3:]) or "it said nothing"
     raise ToolchainError(
         f"linking for {target} failed: {shlex.join(command[:4])} ... ended with "
