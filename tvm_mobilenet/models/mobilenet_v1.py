@@ -6,6 +6,7 @@ Reference: Howard et al. 2017 (arXiv:1704.04861); hyper-parameters of TF-Slim's 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -89,3 +90,29 @@ class MobileNetV1(nn.Module):
         """Compute the logits of a batch of preprocessed pictures."""
         features = self.blocks(self.stem(x)).mean((2, 3))
         return self.classifier(self.dropout(features))
+
+    @staticmethod
+    def timm_names() -> dict[str, str]:
+        """Map each module name of timm's `mobilenetv1_*` to ours.
+
+        timm groups the blocks into stages, a new one at each stride of 2. Its `mobilenetv1_100h`
+        has a further convolution before the classifier: that is another network.
+        """
+        names = {"conv_stem": "stem.conv", "bn1": "stem.bn", "classifier": "classifier"}
+        stage, position = 0, -1
+        for index, (_, stride) in enumerate(BLOCKS):
+            stage, position = (stage + 1, 0) if stride == 2 else (stage, position + 1)
+            theirs, ours = f"blocks.{stage}.{position}", f"blocks.{index}"
+            names |= {
+                f"{theirs}.conv_dw": f"{ours}.depthwise.conv",
+                f"{theirs}.bn1": f"{ours}.depthwise.bn",
+                f"{theirs}.conv_pw": f"{ours}.pointwise.conv",
+                f"{theirs}.bn2": f"{ours}.pointwise.bn",
+            }
+        return names
+
+    @staticmethod
+    def alpha_of(state: Mapping[str, torch.Tensor]) -> float | None:
+        """Read the width multiplier off weights in our layout; None where they do not show it."""
+        weight = state.get("classifier.weight")
+        return weight.shape[1] / BLOCKS[-1][0] if weight is not None and weight.ndim == 2 else None

@@ -1,0 +1,399 @@
+"""Weights: load them from a file, make random ones, save them, and build the module they fill.
+
+Nothing is ever unpickled but tensors: `.safetensors` holds nothing else, and `.pth` files are read
+with torch's weights-only reader.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from tvm_mobilenet.errors import UsageError, WeightsError
+from tvm_mobilenet.files import new_file, sha256_of
+from tvm_mobilenet.models.mobilenet_v1 import MobileNetV1
+from tvm_mobilenet.models.preprocess import default_preprocessing, for_resolution
+from tvm_mobilenet.models.spec import (
+    FAMILIES,
+    IMAGENET_CLASSES,
+    ModelSpec,
+    check_num_classes,
+    get_model_spec,
+)
+from tvm_mobilenet.models.weight_file import (
+    METADATA_KEY,
+    WeightsDescription,
+    damaged,
+    describe_weights,
+)
+from tvm_mobilenet.records import ClassList, ModelOrigin, Preprocessing
+
+__all__ = [
+    "CreatedModel",
+    "LoadedWeights",
+    "batch_norm_eps",
+    "create_model",
+    "load_weights",
+    "random_weights",
+    "save_weights",
+]
+
+TIMM_BATCH_NORM_EPS = 1e-5
+"""Not in timm's files: its V1 models are built with torch's default."""
+_NAMED_KEYS = 4
+_CALIBRATION_SAMPLES = 128
+_CALIBRATION_BITS = 12
+# The width and the class count are read off these; a further family joins the union.
+Module = MobileNetV1
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedWeights:
+    """A weight file that was read, and what it says about itself."""
+
+    path: Path
+    sha256: str
+    layout: Literal["tvm_mobilenet", "timm"]
+    num_classes: int
+    description: WeightsDescription | None
+    """None where the file is not one of ours."""
+
+    @property
+    def class_names(self) -> ClassList | None:
+        """Class names in the order of the logits, where the file has them."""
+        return self.description.class_names if self.description else None
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What the weights were trained on, where the file says so."""
+        return self.description.preprocessing if self.description else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedModel:
+    """A torch module ready for inference, with all that is known about its weights."""
+
+    spec: ModelSpec
+    module: Module
+    origin: ModelOrigin
+    preprocessing: Preprocessing
+    class_names: ClassList | None
+
+
+def create_model(
+    name: str,
+    *,
+    weights: Path | str | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> CreatedModel:
+    """Build a model by name, with the weights of a file or with seeded random ones.
+
+    Args:
+        name: `mobilenet_v1_<alpha>_<resolution>`.
+        weights: a `.safetensors` or `.pth` file; None for random weights.
+        num_classes: None for as many as the file has, or 1000 without a file.
+        seed: of the random weights.
+
+    Raises:
+        UnknownModelError, SpecError: of the name.
+        WeightsError: the file is damaged, unsafe, or belongs to another model.
+    """
+    spec = get_model_spec(name)
+    if num_classes is not None:
+        check_num_classes(num_classes)
+    if weights is None:
+        module = new_module(spec, num_classes or IMAGENET_CLASSES)
+        random_weights(module, spec.resolution, seed)
+        return CreatedModel(
+            spec=spec,
+            module=module,
+            origin=ModelOrigin(
+                name=spec.name,
+                weights=f"random (seed {seed})",
+                is_random=True,
+                num_classes=module.num_classes,
+            ),
+            preprocessing=default_preprocessing(spec.resolution),
+            class_names=None,
+        )
+    path = Path(weights)
+    state, layout = _read(path)
+    module = new_module(spec, num_classes or _classes_in(state))
+    loaded = _fill(path, state, layout, module)
+    preprocessing = loaded.preprocessing or _foreign_preprocessing(spec.resolution, layout)
+    return CreatedModel(
+        spec=spec,
+        module=module,
+        origin=ModelOrigin(
+            name=spec.name,
+            weights=path.name,
+            weights_sha256=loaded.sha256,
+            is_random=False,
+            num_classes=module.num_classes,
+        ),
+        preprocessing=for_resolution(preprocessing, spec.resolution),
+        class_names=loaded.class_names,
+    )
+
+
+def new_module(spec: ModelSpec, num_classes: int, **options: Any) -> Module:
+    """Build the torch module of a model, its weights as torch leaves them."""
+    module_name, class_name = FAMILIES[spec.family].module.split(":")
+    module_class = getattr(importlib.import_module(module_name), class_name)
+    module: Module = module_class(spec.alpha, num_classes=num_classes, **options)
+    return module
+
+
+def load_weights(path: Path | str, module: Module) -> LoadedWeights:
+    """Fill a module from a file, in our own key layout or in timm's, and set it to inference.
+
+    Raises:
+        WeightsError: the file is damaged, unsafe, or belongs to another model.
+    """
+    path = Path(path)
+    return _fill(path, *_read(path), module)
+
+
+def save_weights(module: nn.Module, path: Path | str, description: WeightsDescription) -> Path:
+    """Write a module's weights with their description; the file appears whole or not at all.
+
+    The same weights and description give the same bytes.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UsageError(f"weights {path}: weights are written as .safetensors; name it so")
+    tensors = {key: value.contiguous() for key, value in _own_state(module).items()}
+    metadata = {METADATA_KEY: description.model_dump_json()}
+    with new_file(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+    return path
+
+
+def random_weights(module: nn.Module, resolution: int, seed: int) -> None:
+    """Fill a module with seeded random weights that keep the activations alive to the last layer.
+
+    Convolutions are drawn after He et al. 2015 (arXiv:1502.01852), scale and shift of the batch
+    norms at random too, so that folding them matters. The batch norms' mean and variance are then
+    measured on seeded noise: with those of an untrained network the activations fade within a few
+    layers, and comparing two implementations would compare zeros.
+
+    The measuring is done in float64 and its results rounded, so that they do not depend on the
+    order in which a processor adds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for child in module.modules():
+            if isinstance(child, nn.Conv2d):
+                child.weight.normal_(0, math.sqrt(2 / child.weight[0].numel()), generator=generator)
+            elif isinstance(child, nn.BatchNorm2d):
+                child.weight.uniform_(0.5, 1.5, generator=generator)
+                child.bias.uniform_(-0.5, 0.5, generator=generator)
+            elif isinstance(child, nn.Linear):
+                child.weight.normal_(0, 1 / math.sqrt(child.in_features), generator=generator)
+                child.bias.uniform_(-0.5, 0.5, generator=generator)
+        _calibrate(module, resolution, generator)
+
+
+def batch_norm_eps(module: nn.Module) -> float:
+    """Return the epsilon that a module's batch norms share."""
+    (eps,) = {child.eps for child in _batch_norms(module)}
+    return eps
+
+
+def _calibrate(module: nn.Module, resolution: int, generator: torch.Generator) -> None:
+    """Measure mean and variance of every batch norm on one batch of noise."""
+    final_map = math.ceil(resolution / 32) ** 2
+    batch = max(2, math.ceil(_CALIBRATION_SAMPLES / final_map))
+    noise = torch.randn(batch, 3, resolution, resolution, generator=generator, dtype=torch.float64)
+    norms = list(_batch_norms(module))
+    momenta = [norm.momentum for norm in norms]
+    module.eval().double()
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0  # the batch's own statistics, nothing of what was there
+    module(noise)
+    module.float().eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        for statistic in (norm.running_mean, norm.running_var):
+            assert statistic is not None
+            mantissa, exponent = torch.frexp(statistic)
+            steps = 2.0**_CALIBRATION_BITS
+            statistic.copy_(torch.ldexp(torch.round(mantissa * steps) / steps, exponent))
+
+
+def _batch_norms(module: nn.Module) -> Iterable[nn.BatchNorm2d]:
+    return (child for child in module.modules() if isinstance(child, nn.BatchNorm2d))
+
+
+def _own_state(module: nn.Module) -> State:
+    """Return the state dict without the batch counters, which inference does not use."""
+    state = module.state_dict()
+    return {key: value for key, value in state.items() if not key.endswith(_COUNTER)}
+
+
+_COUNTER = ".num_batches_tracked"
+
+
+def _read(path: Path) -> tuple[State, Literal["tvm_mobilenet", "timm"]]:
+    """Read a file's tensors in our layout, and say which layout they came in."""
+    if path.suffix == ".safetensors":
+        state = _read_safetensors(path)
+    elif path.suffix in (".pth", ".pt"):
+        state = _read_pth(path)
+    else:
+        raise WeightsError(
+            f"weights {path}: {path.suffix or 'no suffix'!r} is no format that is read; "
+            "give a .safetensors or .pth file"
+        )
+    state = {
+        key.removeprefix("module."): value
+        for key, value in state.items()
+        if not key.endswith(_COUNTER)
+    }
+    if "conv_stem.weight" not in state:
+        return state, "tvm_mobilenet"
+    names = MobileNetV1.timm_names()
+    return {_renamed(key, names): value for key, value in state.items()}, "timm"
+
+
+def _renamed(key: str, names: Mapping[str, str]) -> str:
+    module, _, leaf = key.rpartition(".")
+    return f"{names[module]}.{leaf}" if module in names else key
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError, ValueError) as err:
+        raise damaged(path, err) from err
+
+
+def _read_pth(path: Path) -> State:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle protocol, of files that are refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        match = re.search(r"GLOBAL (\S+)", str(err))
+        found = f"it holds {match[1]}" if match else "it holds something else, or is damaged"
+        raise WeightsError(
+            f"weights {path}: only tensors are read from a .pth file, for a pickle can run code, "
+            f"but {found}; save the state dict alone, best as .safetensors"
+        ) from err
+    # The reader raises whatever a damaged file leads it into.
+    except Exception as err:
+        raise damaged(path, err) from err
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
+    ):
+        raise WeightsError(
+            f"weights {path}: found no state dict, which is a name for each tensor; save "
+            "`model.state_dict()`"
+        )
+    return dict(content)
+
+
+def _classes_in(state: State) -> int:
+    """Count the classes of a file; without a classifier, filling will say that it is missing."""
+    weight = state.get("classifier.weight")
+    return weight.shape[0] if weight is not None and weight.ndim == 2 else IMAGENET_CLASSES
+
+
+def _foreign_preprocessing(resolution: int, layout: str) -> Preprocessing:
+    standard = default_preprocessing(resolution)
+    # timm's default, which its V1 weights do not change; mean, std and crop are TF-Slim's.
+    return (
+        standard.model_copy(update={"interpolation": "bicubic"}) if layout == "timm" else standard
+    )
+
+
+def _fill(
+    path: Path, state: State, layout: Literal["tvm_mobilenet", "timm"], module: Module
+) -> LoadedWeights:
+    description = describe_weights(path)
+    _check_fits(path, state, module)
+    module.load_state_dict(
+        {key: value.to(torch.float32) for key, value in state.items()}, strict=False
+    )
+    eps = description.batch_norm_eps if description else None
+    if layout == "timm":
+        eps = TIMM_BATCH_NORM_EPS
+    for norm in _batch_norms(module):
+        norm.eps = eps or norm.eps
+    module.eval()
+    return LoadedWeights(
+        path=path,
+        sha256=sha256_of(path),
+        layout=layout,
+        num_classes=module.num_classes,
+        description=description,
+    )
+
+
+def _check_fits(path: Path, state: State, module: Module) -> None:
+    """Refuse tensors that are not exactly those of the module."""
+    expected = _own_state(module)
+    shapes = [
+        f"{key} is {tuple(state[key].shape)} and should be {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    found_alpha = module.alpha_of(state)
+    if len(shapes) > 2 and found_alpha is not None and found_alpha != module.alpha:
+        raise WeightsError(
+            f"weights {path}: they are for alpha {found_alpha:g}, but the model has alpha "
+            f"{module.alpha:g}; choose the model of alpha {found_alpha:g}, or other weights"
+        )
+    classes = _classes_in(state)
+    if shapes and classes != module.num_classes and len(shapes) <= 2:
+        raise WeightsError(
+            f"weights {path}: they tell {classes} classes apart, but {module.num_classes} are "
+            "asked for; leave the number of classes out to take the file's"
+        )
+    problems = [
+        _listing("missing", [key for key in expected if key not in state]),
+        _listing("left over", [key for key in state if key not in expected]),
+        _listing("of another shape", shapes),
+    ]
+    if any(problems):
+        raise WeightsError(
+            f"weights {path}: they do not belong to this model: "
+            f"{'; '.join(filter(None, problems))}; choose the model they were made for"
+        )
+    for key, value in state.items():
+        if not value.is_floating_point():
+            raise WeightsError(
+                f"weights {path}: {key} is {str(value.dtype).removeprefix('torch.')}; "
+                "only floating-point weights are read"
+            )
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"weights {path}: {key} holds infinities or NaN; train it again")
+
+
+def _listing(problem: str, keys: list[str]) -> str:
+    """Return `missing: a, b and 3 more`, or nothing where there is no such key."""
+    if not keys:
+        return ""
+    more = f" and {len(keys) - _NAMED_KEYS} more" if len(keys) > _NAMED_KEYS else ""
+    return f"{problem}: {', '.join(keys[:_NAMED_KEYS])}{more}"
