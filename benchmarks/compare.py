@@ -34,6 +34,7 @@ from benchmarks.engines import OURS, PEAK, PEERS, EngineUnavailableError, Job
 from benchmarks.onnx_graph import GraphError, OnnxGraph, read_graph, seeded_inputs
 from benchmarks.series import Series, fastest, paired_ratio
 from benchmarks.workers import BurstPlan, Loaded, Worker
+from tvm_mobilenet.errors import TvmMobilenetError
 
 DEFAULT_MODELS = ("mobilenet_v1_1.0_224", "mobilenet_v1_0.5_160", "mobilenet_v1_0.25_128")
 REFERENCE = "onnxruntime"
@@ -121,9 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (GraphError, EngineUnavailableError, OSError) as err:
+    except (TvmMobilenetError, EngineUnavailableError, OSError) as err:
         print(f"compare: {err}", file=sys.stderr)
-        return 1
+        return err.exit_code if isinstance(err, TvmMobilenetError) else 1
     return 0
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from tvm_mobilenet.errors import OnnxFileError
+
 __all__ = ["GraphError", "OnnxGraph", "TensorSpec", "attributes", "read_graph", "seeded_inputs"]
 
 
-class GraphError(ValueError):
+class GraphError(OnnxFileError):
     """The ONNX file is not one that the comparison can use."""
 
 

@@ -1,0 +1,237 @@
+"""The comparison itself: statistics, the ncnn converter, parity before timing. No test on time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import compare
+from benchmarks.engines import OURS, PEAK, EngineUnavailableError, Job
+from benchmarks.ncnn_convert import convert
+from benchmarks.onnx_graph import GraphError, read_graph, seeded_inputs
+from benchmarks.series import Series, fastest, paired_ratio
+from benchmarks.workers import BurstPlan, Worker
+
+
+def _network(path: Path, *, extra: list[onnx.NodeProto] | None = None, channels: int = 8) -> Path:
+    """Write a MobileNet in small: stem, depthwise with a residual around it, pool, classifier."""
+    rng = np.random.default_rng(1)
+    c = channels
+
+    def constant(name, *shape):
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+
+    constants = [
+        constant("stem.w", c, 3, 3, 3),
+        constant("stem.b", c),
+        constant("dw.w", c, 1, 3, 3),
+        constant("pw.w", c, c, 1, 1),
+        constant("pw.b", c),
+        constant("fc.w", 5, c),
+        constant("fc.b", 5),
+        numpy_helper.from_array(np.float32(0), "zero"),
+        numpy_helper.from_array(np.float32(6), "six"),
+        numpy_helper.from_array(np.array([2, 3]), "spatial"),
+        numpy_helper.from_array(np.array([1, c]), "row"),
+    ]
+    nodes = [
+        helper.make_node(
+            "Conv", ["x", "stem.w", "stem.b"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1]
+        ),
+        helper.make_node("Clip", ["a", "zero", "six"], ["b"]),
+        helper.make_node("Conv", ["b", "dw.w"], ["d"], group=c, pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["d"], ["e"]),
+        helper.make_node("Conv", ["e", "pw.w", "pw.b"], ["f"]),
+        helper.make_node("Add", ["f", "b"], ["g"]),
+        *(extra or []),
+        helper.make_node("ReduceMean", ["g", "spatial"], ["h"], keepdims=1),
+        helper.make_node("Reshape", ["h", "row"], ["i"]),
+        helper.make_node("Gemm", ["i", "fc.w", "fc.b"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 12, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.fixture(name="small")
+def _small(tmp_path):
+    return _network(tmp_path / "small.onnx")
+
+
+def test_counts_the_multiply_adds_of_convolutions_and_products(small):
+    by_hand = 8 * 36 * 27 + 8 * 36 * 9 + 8 * 36 * 8 + 5 * 8
+    assert read_graph(small).macs == by_hand
+
+
+def test_inputs_are_the_same_at_every_call(small):
+    graph = read_graph(small)
+    first, second = seeded_inputs(graph), seeded_inputs(graph)
+    assert first["x"].shape == (1, 3, 12, 12)
+    np.testing.assert_array_equal(first["x"], second["x"])
+    assert not np.array_equal(first["x"], seeded_inputs(graph, seed=1)["x"])
+
+
+def test_refuses_what_is_no_onnx_file(tmp_path):
+    path = tmp_path / "noise.onnx"
+    path.write_bytes(b"\x00not a model")
+    with pytest.raises(GraphError, match="not a readable ONNX file"):
+        read_graph(path)
+
+
+def test_refuses_a_shape_that_is_not_fixed(tmp_path):
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [out])
+    onnx.save(helper.make_model(graph), str(tmp_path / "open.onnx"))
+    with pytest.raises(GraphError, match="x has no fixed shape"):
+        read_graph(tmp_path / "open.onnx")
+
+
+def test_ncnn_text_folds_activations_and_splits_shared_blobs(small):
+    lines = [line.split() for line in convert(read_graph(small)).param.splitlines()]
+    assert lines[0] == ["7767517"]
+    kinds = [words[0] for words in lines[2:]]
+    assert kinds == [
+        "Input",
+        "Convolution",
+        "Split",  # the clipped stem is read by the depthwise layer and by the sum
+        "ConvolutionDepthWise",
+        "Convolution",
+        "BinaryOp",
+        "Pooling",
+        "Flatten",
+        "InnerProduct",
+    ]
+    stem = lines[3]
+    assert "9=3" in stem
+    assert any(word.startswith("-23310=2,0.0") for word in stem)
+    assert int(lines[1][0]) == len(kinds)
+    blobs = {blob for words in lines[2:] for blob in _outputs(words)}
+    assert int(lines[1][1]) == len(blobs)
+
+
+def _outputs(words: list[str]) -> list[str]:
+    ins, outs = int(words[2]), int(words[3])
+    return words[4 + ins : 4 + ins + outs]
+
+
+def test_ncnn_weights_are_flag_weight_bias_in_order(small):
+    graph = read_graph(small)
+    blob = convert(graph).weights
+    stem = graph.constants["stem.w"].tobytes() + graph.constants["stem.b"].tobytes()
+    assert blob[:4] == bytes(4)
+    assert blob[4 : 4 + len(stem)] == stem
+    sizes = [8 * 27 + 8, 8 * 9, 64 + 8, 40 + 5]
+    assert len(blob) == 4 * (sum(sizes) + len(sizes))
+
+
+def test_ncnn_names_an_operator_it_cannot_translate(tmp_path):
+    odd = helper.make_node("Erf", ["g"], ["unused"], name="odd_one")
+    path = _network(tmp_path / "odd.onnx", extra=[odd])
+    with pytest.raises(GraphError, match="no translation for Erf node 'odd_one'"):
+        convert(read_graph(path))
+
+
+def test_ratio_is_of_rounds_not_of_medians():
+    # The machine was three times slower in two rounds out of three, for both.
+    slow, fast = Series(((2.0,), (6.0,), (6.0,))), Series(((1.0,), (3.0,), (3.0,)))
+    assert paired_ratio(slow, fast) == pytest.approx(2.0)
+    assert fastest([slow, fast]) == 1
+
+
+def test_series_takes_the_median_of_round_medians():
+    series = Series(((1.0, 1.0, 50.0), (2.0, 2.0, 2.0), (3.0, 3.0, 3.0)))
+    assert series.median_ms == 2.0
+    assert series.min_ms == 1.0
+    assert series.p90_ms == 3.0 + (50.0 - 3.0) * 0.2
+    assert series.is_noisy
+    assert not Series(((1.0,), (1.01,), (1.0,))).is_noisy
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "ncnn"])
+def test_every_peer_computes_what_onnx_runtime_does(engine, small):
+    if importlib.util.find_spec(engine) is None:
+        pytest.skip(f"{engine} is not installed (pip install 'tvm-mobilenet[bench]')")
+    import onnxruntime
+
+    inputs = seeded_inputs(read_graph(small))
+    session = onnxruntime.InferenceSession(str(small), providers=["CPUExecutionProvider"])
+    expected = session.run(None, inputs)
+    with Worker(engine, 1) as worker:
+        loaded = worker.load(Job(small, inputs, threads=1))
+        burst = worker.burst(BurstPlan(warmup_ms=0, measured_ms=0))
+    assert len(burst.latencies_ms) >= 5
+    assert min(burst.latencies_ms) > 0
+    np.testing.assert_allclose(loaded.outputs[0], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_worker_that_dies_is_absent_with_a_reason(small):
+    with Worker("onnxruntime", 1) as worker:
+        worker.load(Job(small, seeded_inputs(read_graph(small)), threads=1))
+        worker._process.kill()
+        with pytest.raises(EngineUnavailableError, match="its process died"):
+            worker.burst(BurstPlan())
+
+
+def test_an_engine_that_cannot_start_says_why(small):
+    with Worker(OURS, 1) as worker, pytest.raises(EngineUnavailableError, match="nothing compiled"):
+        worker.load(Job(small, {}, threads=1))
+
+
+def test_wrong_outputs_are_not_timed():
+    entry = compare.Entry("ncnn", 1, compare.Loaded("1", "", 0.0, (np.full((1, 4), 1.1),)))
+    compare._check_parity(entry, [np.ones((1, 4))], limit=1e-4)
+    assert "relative L2 1.0e-01" in entry.absence
+    entry = compare.Entry("ncnn", 1, compare.Loaded("1", "", 0.0, (np.full((1, 4), np.nan),)))
+    compare._check_parity(entry, [np.ones((1, 4))], limit=1e-4)
+    assert entry.absence
+
+
+def test_one_run_prints_a_table_and_writes_json(small, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    flags = ["--threads", "1", "--rounds", "2", "--peers", "onnxruntime", "--json", str(out)]
+    assert compare.main([str(small), *flags]) == 0
+    table = capsys.readouterr().out
+    assert "1 thread, 2 rounds" in table
+    (result,) = json.loads(out.read_text())["results"]
+    engines = {e["engine"]: e for e in result["engines"]}
+    assert PEAK not in engines
+    assert engines["onnxruntime"]["ratio"] == 1.0
+    assert len(engines["onnxruntime"]["round_medians_ms"]) == 2
+    assert result["macs"] == read_graph(small).macs
+    assert not list(tmp_path.glob(".result*"))
+
+
+def test_a_missing_file_is_one_line(capsys):
+    assert compare.main(["nowhere.onnx"]) == 2
+    assert capsys.readouterr().err == "compare: nowhere.onnx: no such file\n"
+
+
+def test_a_peer_that_is_not_installed_is_listed_as_absent(monkeypatch):
+    from importlib import metadata
+
+    from benchmarks import engines
+
+    def missing(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(engines.metadata, "version", missing)
+    with pytest.raises(EngineUnavailableError, match=r"not installed \(pip install openvino\)"):
+        engines.OpenVino(Job(Path("x.onnx"), {}, 1))
