@@ -1,0 +1,109 @@
+"""The command `tvm-mobilenet`: its sub-commands, and the one place where errors are caught."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tvm_mobilenet import __version__
+from tvm_mobilenet.cli import models, targets
+from tvm_mobilenet.cli.console import print_error, print_line, set_verbosity, verbosity
+from tvm_mobilenet.errors import TvmMobilenetError
+
+__all__ = ["app", "main", "run_command"]
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
+
+_EXIT_CODES = (
+    "Exit codes: 0 done, 2 usage, 3 outputs disagree, 4 device, 130 interrupted, 1 the rest."
+)
+
+app = typer.Typer(
+    name="tvm-mobilenet",
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _example(command: str) -> str:
+    return f"Example:  tvm-mobilenet {command}"
+
+
+app.command(epilog=_example("models"))(models.models)
+
+_targets = typer.Typer(rich_markup_mode=None)
+_targets.callback(invoke_without_command=True, epilog=_example("targets"))(targets.targets)
+_targets.command(epilog=_example("targets show rpi4"))(targets.show)
+app.add_typer(_targets, name="targets")
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print_line(f"tvm-mobilenet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "-v", "--verbose", count=True, show_default=False, help="Say more; -vv shows traces."
+        ),
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Make fast, verified shared libraries of MobileNets, for this machine and for boards."""
+    set_verbosity(-1 if quiet else verbose)
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; every error becomes one line on stderr."""
+    set_verbosity(0)
+    try:
+        app(args=list(arguments), prog_name="tvm-mobilenet")
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print_error("interrupted; nothing half-written was left behind")
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        print_error("interrupted; nothing half-written was left behind")
+        return INTERRUPTED
+    except TvmMobilenetError as err:
+        _report(err, str(err))
+        return err.exit_code
+    except OSError as err:
+        if err.errno == errno.EPIPE:
+            # The reader has gone (`| head`): nothing to say, and nobody to say it to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        _report(err, f"{err.filename or 'the output'}: {(err.strerror or str(err)).lower()}")
+        return 1
+    return 0
+
+
+def _report(err: BaseException, message: str) -> None:
+    if verbosity() >= 2:
+        traceback.print_exception(err)
+    print_error(message)
