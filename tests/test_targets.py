@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,27 @@ def test_binary_file_is_no_toml(tmp_path: Path):
 def test_spec_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         load_target("rpi4").name = "other"  # type: ignore[misc]
+
+
+FULL_WIDTH_FMA = {
+    "avx512": r"vfmadd\w+ps\s.*%zmm",
+    "avx2": r"vfmadd\w+ps\s.*%ymm",
+    "neon": r"fmla\s+v\d+\.4s",
+    "armv7-neon": r"vfma\.f32\s+q\d+",
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_vector_multiply_add_becomes_one_instruction_of_full_width(name: str):
+    import tvm
+    from tvm import te
+    from tvm.s_tir import Schedule
+
+    spec = load_target(name)
+    a, b = (te.placeholder((1024,), name=n, dtype="float32") for n in "ab")
+    c = te.compute((1024,), lambda i: a[i] * b[i] + a[i], name="c")
+    schedule = Schedule(te.create_prim_func([a, b, c]))
+    (loop,) = schedule.get_loops(schedule.get_sblock("c"))
+    schedule.vectorize(schedule.split(loop, [None, spec.cpu.lanes("float32")])[1])
+    library = tvm.compile(schedule.mod, target=spec.tvm_target())
+    assert re.search(FULL_WIDTH_FMA[spec.cpu.isa], library.mod.inspect_source("asm"))
