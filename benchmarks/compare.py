@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compare-")))
-            cases = [_prepare(model, args, folder) for model in args.models]
+            cases = [prepare(model, args, folder) for model in args.models]
             names = [REFERENCE, *(p for p in args.peers if p != REFERENCE), OURS, PEAK]
             workers = [
                 stack.enter_context(Worker(name, threads))
@@ -158,14 +158,47 @@ def _positive(text: str) -> int:
     return value
 
 
-def _prepare(model: str, args: argparse.Namespace, folder: Path) -> Case:
-    """Find or make the ONNX file and our library of one model."""
-    onnx = Path(model)
-    if not model.endswith(".onnx"):
-        raise GraphError(f"{model}: not an ONNX file")
-    if not onnx.is_file():
-        raise GraphError(f"{onnx}: no such file")
-    return Case(onnx.stem, onnx, None, "not compiled")
+def prepare(model: str, args: argparse.Namespace, folder: Path) -> Case:
+    """Find or make the ONNX file and our library of one model; `folder` takes what is made."""
+    name = Path(model).stem if model.endswith(".onnx") else model
+    if args.ours is not None:
+        artifact = _artifact_in(args.ours, name)
+        onnx = artifact / "model.onnx" if artifact else None
+        if onnx is None or not onnx.is_file():
+            onnx = _onnx_of(model, folder)
+        return Case(name, onnx, artifact, f"{args.ours} holds no artifact of {name}")
+    onnx = _onnx_of(model, folder)
+    artifact = folder / name
+    try:
+        from tvm_mobilenet.workflow import compile_model
+
+        print(f"compiling {name} for {args.target}", file=sys.stderr)
+        compile_model(onnx, target=args.target, out=artifact, use_logs=not args.no_logs)
+    except (TvmMobilenetError, ImportError) as err:
+        return Case(name, onnx, None, f"not compiled: {err}")
+    return Case(name, onnx, artifact)
+
+
+def _artifact_in(folder: Path, name: str) -> Path | None:
+    """Return the artifact of model `name`: `folder` itself, or a folder in it."""
+    for candidate in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
+        manifest = candidate / "manifest.json"
+        if manifest.is_file():
+            described = json.loads(manifest.read_text(encoding="utf-8"))["model"]["name"]
+            if name in (described, candidate.name):
+                return candidate
+    return None
+
+
+def _onnx_of(model: str, folder: Path) -> Path:
+    if model.endswith(".onnx"):
+        if not (path := Path(model)).is_file():
+            raise GraphError(f"{path}: no such file")
+        return path
+    from tvm_mobilenet.export import export_onnx
+
+    print(f"exporting {model} with random weights (seed 0)", file=sys.stderr)
+    return Path(export_onnx(model, out=folder / f"{model}.onnx").path)
 
 
 def compare_case(

@@ -38,8 +38,8 @@ def _network(path: Path, *, extra: list[onnx.NodeProto] | None = None, channels:
         constant("pw.b", c),
         constant("fc.w", 5, c),
         constant("fc.b", 5),
-        numpy_helper.from_array(np.float32(0), "zero"),
-        numpy_helper.from_array(np.float32(6), "six"),
+        numpy_helper.from_array(np.array(0, np.float32), "zero"),
+        numpy_helper.from_array(np.array(6, np.float32), "six"),
         numpy_helper.from_array(np.array([2, 3]), "spatial"),
         numpy_helper.from_array(np.array([1, c]), "row"),
     ]
