@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from tvm_mobilenet import __version__
-from tvm_mobilenet.cli import models, targets
+from tvm_mobilenet.cli import export, models, targets, train
 from tvm_mobilenet.cli.console import print_error, print_line, set_verbosity, verbosity
 from tvm_mobilenet.errors import TvmMobilenetError
 
@@ -36,7 +36,8 @@ app = typer.Typer(
 
 
 def _example(command: str) -> str:
-    return f"Example:  tvm-mobilenet {command}"
+    # \b keeps the help from wrapping the paragraph: the line can be copied as it stands.
+    return f"\b\nExample:\n  tvm-mobilenet {command}"
 
 
 app.command(epilog=_example("models"))(models.models)
@@ -45,6 +46,13 @@ _targets = typer.Typer(rich_markup_mode=None)
 _targets.callback(invoke_without_command=True, epilog=_example("targets"))(targets.targets)
 _targets.command(epilog=_example("targets show rpi4"))(targets.show)
 app.add_typer(_targets, name="targets")
+
+app.command(epilog=_example("train mobilenet_v1_0.25_32 --data digits -o digits.safetensors"))(
+    train.train
+)
+app.command(
+    epilog=_example("export mobilenet_v1_0.25_32 --weights digits.safetensors -o digits.onnx")
+)(export.export)
 
 
 def _print_version(value: bool) -> None:

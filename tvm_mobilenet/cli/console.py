@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _FILE_WIDTH = 1000  # columns of a table in a file or a pipe: never a reason to fold
+_LINE_INTERVAL_S = 10.0  # between two lines of progress of one task, off a terminal
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -173,21 +174,37 @@ class _Bars:
 
 
 class _Lines:
-    """Progress for logs and pipes: one line when a task ends."""
+    """Progress for logs and pipes: a line when a task ends, and now and then while it lasts."""
 
     def __init__(self) -> None:
-        self._open: list[tuple[str, float]] = []
+        self._open: list[_OpenTask] = []
 
     def start(self, task: str, total: float | None = None) -> None:
-        self._open.append((task, time.monotonic()))
+        self._open.append(_OpenTask(task, total))
 
     def advance(self, amount: float = 1, status: str = "") -> None:
-        pass
+        if not self._open:
+            return
+        task = self._open[-1]
+        task.completed += amount
+        if time.monotonic() - task.last_said > _LINE_INTERVAL_S:
+            task.last_said = time.monotonic()
+            share = f"{100 * task.completed / task.total:.0f} %" if task.total else ""
+            print_note(f"{task.name}: {', '.join(filter(None, (share, status)))}")
 
     def done(self, status: str = "") -> None:
         if self._open:
-            task, began = self._open.pop()
-            print_note(f"{task}: {status or 'done'} ({time.monotonic() - began:.1f} s)")
+            task = self._open.pop()
+            print_note(f"{task.name}: {status or 'done'} ({time.monotonic() - task.began:.1f} s)")
+
+
+@dataclasses.dataclass
+class _OpenTask:
+    name: str
+    total: float | None
+    completed: float = 0
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    last_said: float = dataclasses.field(default_factory=time.monotonic)
 
 
 def _is_number(cell: object) -> bool:

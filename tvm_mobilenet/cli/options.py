@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ArtifactDir", "AsJson", "Target", "Weights"]
+__all__ = ["ArtifactDir", "AsJson", "Model", "Target", "Weights"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="mobilenet_v1_<alpha>_<resolution>, such as mobilenet_v1_0.5_160.",
+        show_default=False,
+    ),
+]
 
 ArtifactDir = Annotated[
     Path, typer.Argument(metavar="DIR", help="A folder that `compile` wrote.", show_default=False)

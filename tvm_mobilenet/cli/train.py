@@ -1,0 +1,59 @@
+"""`tvm-mobilenet train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tvm_mobilenet.cli.console import print_line, print_note, show_progress
+from tvm_mobilenet.cli.options import Model
+
+
+def train(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="DIR|digits",
+            help="A folder with one sub-folder of pictures a class, or the built-in scans.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE.safetensors", show_default=False),
+    ],
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="By default what the data needs.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N")] = 0,
+) -> None:
+    """Train a model on a folder of pictures or on digits.
+
+    A fifth of the pictures is held out, and the weights that do best on it are kept. After Ctrl-C
+    the same command goes on from the last whole epoch.
+    """
+    from tvm_mobilenet.train import checkpoint_path
+    from tvm_mobilenet.train import train as train_model
+
+    try:
+        with show_progress() as progress:
+            result = train_model(
+                model, data, out=output, epochs=epochs, seed=seed, progress=progress
+            )
+    except KeyboardInterrupt:
+        if checkpoint_path(output).exists():
+            print_note("the same command goes on from the last whole epoch")
+        raise
+    print_line(f"weights   {result.weights}")
+    print_line(
+        f"accuracy  {100 * result.held_out_accuracy:.2f} % of {result.held_out_images} held-out "
+        f"pictures, after epoch {result.best_epoch} of {result.epochs}"
+    )
+    print_line(
+        f"trained   on {result.train_images} pictures of {len(result.class_names)} classes, "
+        f"seed {result.seed}, {result.seconds:.0f} s"
+    )
