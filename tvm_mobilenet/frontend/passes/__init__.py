@@ -1,0 +1,1 @@
+"""One rewrite per file; `frontend.pipeline` lists them in order."""

@@ -1,0 +1,74 @@
+"""Remove transposes that move no data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tvm_mobilenet._tvm import IRModule, relax
+from tvm_mobilenet.frontend.dataflow import (
+    Binding,
+    Dataflow,
+    constant_array,
+    is_call,
+    static_shape,
+)
+
+__all__ = ["simplify_transposes"]
+
+
+def simplify_transposes(mod: IRModule) -> IRModule:
+    """Remove what a layout change leaves behind.
+
+    Rewrite:
+        1. permute_dims(constant)               ->  constant
+        2. permute_dims(permute_dims(x, p), q)  ->  permute_dims(x, p[q]), or x where that is none
+        3. permute_dims(x) over extents of 1    ->  reshape(x)
+        4. reshape(reshape(x))                  ->  reshape(x)
+    """
+    flow = Dataflow(mod)
+    definitions: dict[Any, Any] = {}
+    replaced: dict[Any, Any] = {}
+    bindings = []
+    for binding in flow.bindings:
+        value = binding.value
+        if is_call(value, "permute_dims"):
+            value = _simplified(value, definitions)
+        elif is_call(value, "reshape"):
+            inner = definitions.get(value.args[0])
+            if is_call(inner, "reshape"):  # case 4
+                value = relax.op.reshape(inner.args[0], static_shape(binding.var))
+        definitions[binding.var] = value
+        if isinstance(value, relax.Var):
+            replaced[binding.var] = value
+        bindings.append(Binding(binding.var, value))
+    return flow.rebuild(bindings)
+
+
+def _axes(call: Any) -> list[int]:
+    rank = len(static_shape(call.args[0]))
+    if call.attrs.axes is None:
+        return list(range(rank))[::-1]
+    return [int(axis) % rank for axis in call.attrs.axes]
+
+
+def _simplified(call: Any, definitions: dict[Any, Any]) -> Any:
+    axes = _axes(call)
+    x = call.args[0]
+    array = constant_array(x)
+    if array is not None:  # case 1
+        return relax.const(np.ascontiguousarray(array.transpose(axes)))
+    inner = definitions.get(x)
+    if is_call(inner, "permute_dims"):  # case 2
+        first = _axes(inner)
+        axes = [first[axis] for axis in axes]
+        x = inner.args[0]
+        if axes == sorted(axes):
+            return x
+        call = relax.op.permute_dims(x, axes)
+    shape = static_shape(x)
+    moved = [axis for axis in axes if shape[axis] != 1]
+    if moved == sorted(moved):  # case 3
+        return relax.op.reshape(x, [shape[axis] for axis in axes])
+    return call

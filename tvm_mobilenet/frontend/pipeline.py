@@ -1,0 +1,50 @@
+"""The order of the rewrites between import and kernel selection. Read downwards, it is the order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from tvm_mobilenet._tvm import IRModule, relax
+from tvm_mobilenet.errors import PassError, TvmMobilenetError
+from tvm_mobilenet.frontend.passes.fold_batch_norm import fold_batch_norm
+from tvm_mobilenet.frontend.passes.fold_padding import fold_padding
+from tvm_mobilenet.frontend.passes.simplify_transposes import simplify_transposes
+
+__all__ = ["PHASES", "canonicalize"]
+
+logger = logging.getLogger(__name__)
+
+
+def _to_nhwc(mod: IRModule) -> IRModule:
+    """Lay feature maps out as NHWC and convolution weights as OHWI."""
+    return relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]})(mod)
+
+
+PHASES: tuple[tuple[str, Callable[[IRModule], IRModule]], ...] = (
+    ("fold padding", fold_padding),
+    ("fold batch norm", fold_batch_norm),
+    ("lay out as NHWC", _to_nhwc),
+    ("simplify transposes", simplify_transposes),
+)
+"""Activations are already plain `maximum` and `minimum` here: the importer writes them so."""
+
+
+def canonicalize(mod: IRModule) -> IRModule:
+    """Bring an imported module into the form that kernels are selected from.
+
+    Raises:
+        PassError: a rewrite failed; names it and those that ran before it.
+    """
+    done: list[str] = []
+    for name, rewrite in PHASES:
+        try:
+            mod = rewrite(mod)
+        except TvmMobilenetError:
+            raise
+        except Exception as err:
+            before = ", ".join(done) or "none"
+            raise PassError(f"rewrite {name!r} failed (done before it: {before}): {err}") from err
+        done.append(name)
+        logger.info("%s", name)
+    return mod

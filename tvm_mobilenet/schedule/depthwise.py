@@ -1,0 +1,209 @@
+"""Depthwise convolutions over NHWC: vectors along the channels, a register tile along the width.
+
+A tile of neighbouring output columns shares its input columns and its weights. The weights are
+packed tap by tap, (kernel height * kernel width, channels).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tvm_mobilenet._tvm import PrimFunc, T
+from tvm_mobilenet.schedule.emit import (
+    Expr,
+    KernelWriter,
+    Memory,
+    Parameter,
+    Registers,
+    apply_epilogue,
+    constant,
+    split_lanes,
+    write_kernel,
+)
+from tvm_mobilenet.schedule.window import (
+    WidthTile,
+    each_width_tile,
+    row_guard,
+    width_tiles,
+)
+from tvm_mobilenet.schedule.workload import ConvWorkload
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.targets import Cpu
+
+__all__ = [
+    "DepthwisePlan",
+    "DepthwiseWriter",
+    "pack_depthwise",
+    "plan_depthwise",
+    "write_depthwise",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthwisePlan:
+    """How a depthwise convolution is computed; every field is free for a search to change."""
+
+    column_tile: int
+    """Output columns of the register tile."""
+    lanes: int
+    """Elements of a full vector."""
+    row_block: int
+    """Output rows of one task; tasks are cut among the threads."""
+    channel_block: int
+    """Full vectors of one task; 0 for all channels."""
+
+
+def plan_depthwise(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
+    """Compute the plan from the register file and the number of cores."""
+    lanes = cpu.lanes(workload.dtype)
+    taps = workload.kernel[0] * workload.kernel[1]
+    # Accumulators, the taps of all weights if they fit, and two inputs in flight.
+    free = cpu.vector_registers - 2 - min(taps, cpu.vector_registers // 3)
+    limit = max(1, min(free, 8, workload.out_width))
+    column_tile = min(
+        range(1, limit + 1), key=lambda c: (-(-workload.out_width // c) * (c + 1.5), -c)
+    )
+    row_block = workload.out_height if workload.out_height <= 8 else 4
+    tasks = workload.batch * -(-workload.out_height // row_block)
+    vectors = workload.in_channels // lanes
+    channel_block = 0
+    if tasks < 2 * cpu.cores and vectors > 1:
+        wanted = min(vectors, 2 * cpu.cores)
+        channel_block = max(d for d in _divisors(vectors) if d <= vectors // wanted)
+    return DepthwisePlan(
+        column_tile=column_tile, lanes=lanes, row_block=row_block, channel_block=channel_block
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def pack_depthwise(weights: np.ndarray) -> np.ndarray:
+    """Return weights (channels, 1, kH, kW) as one flat array (kH * kW, channels)."""
+    channels = weights.shape[0]
+    return np.ascontiguousarray(weights.reshape(channels, -1).T).reshape(-1)
+
+
+def write_depthwise(workload: ConvWorkload, plan: DepthwisePlan) -> PrimFunc:
+    """Write the kernel (x NHWC, w[, bias][, residual]) -> y NHWC, w as `pack_depthwise` gives."""
+    w = workload
+    y_shape = (w.batch, w.out_height, w.out_width, w.out_channels)
+    parameters = [
+        Parameter("x", (w.batch, w.height, w.width, w.in_channels)),
+        Parameter("w", (w.kernel[0] * w.kernel[1] * w.in_channels,)),
+    ]
+    if w.epilogue.bias:
+        parameters.append(Parameter("bias", (w.out_channels,)))
+    if w.epilogue.residual:
+        parameters.append(Parameter("residual", y_shape))
+    parameters.append(Parameter("y", y_shape))
+
+    def body(kernel: KernelWriter) -> None:
+        writer = DepthwiseWriter(kernel, w, plan, "w", "bias")
+        blocks = -(-w.out_height // plan.row_block)
+        pieces = split_lanes(w.in_channels, plan.lanes)
+        full = sum(1 for _, lanes in pieces if lanes == plan.lanes)
+        block = plan.channel_block or max(full, 1)
+        channel_tasks = max(1, full // block)
+        if full % block:
+            channel_tasks, block = 1, max(full, 1)
+        rows_total = w.batch * blocks
+        with T.parallel(0, rows_total * channel_tasks) as task:
+            image_block = task // channel_tasks
+            image = image_block // blocks if w.batch > 1 else 0
+            first_row = (image_block % blocks if w.batch > 1 else image_block) * plan.row_block
+            if w.out_height % plan.row_block:
+                first_row = T.min(first_row, w.out_height - plan.row_block)
+            channel_task = task % channel_tasks
+
+            def one_row(row: Expr, channel: Expr, lanes: int) -> None:
+                out = (image * w.out_height + row) * w.out_width
+                writer.row(image, row, kernel["y"], out, channel, lanes)
+
+            if full:
+                with T.serial(0, block) as vector:
+                    channel = (channel_task * block + vector) * plan.lanes
+                    with T.serial(0, plan.row_block) as r:
+                        one_row(first_row + r, channel, plan.lanes)
+            for offset, lanes in pieces[full:]:
+                # With several channel tasks the tail belongs to the first of them.
+                if channel_tasks > 1:
+                    with T.If(channel_task == 0), T.Then(), T.serial(0, plan.row_block) as r:
+                        one_row(first_row + r, offset, lanes)
+                else:
+                    with T.serial(0, plan.row_block) as r:
+                        one_row(first_row + r, offset, lanes)
+
+    return write_kernel(w.dtype, parameters, body)
+
+
+class DepthwiseWriter:
+    """Writes output rows of one depthwise convolution into a kernel."""
+
+    def __init__(
+        self,
+        kernel: KernelWriter,
+        workload: ConvWorkload,
+        plan: DepthwisePlan,
+        weights: str,
+        bias: str,
+    ) -> None:
+        self._kernel = kernel
+        self._workload = workload
+        self._tiles = width_tiles(workload, plan.column_tile)
+        self._w = kernel[weights]
+        self._bias = kernel.get(bias) if workload.epilogue.bias else None
+
+    def row(
+        self, image: Expr, row: Expr, y: Memory, y_pixel: Expr, channel: Expr, lanes: int
+    ) -> None:
+        """Write one output row of one vector of channels; its first pixel is `y_pixel` of `y`."""
+        for tile in self._tiles:
+            with each_width_tile(tile) as column:
+                self._tile(tile, image, row, column, y, y_pixel, channel, lanes)
+
+    def _tile(
+        self,
+        tile: WidthTile,
+        image: Expr,
+        row: Expr,
+        column: Expr,
+        y: Memory,
+        y_pixel: Expr,
+        channel: Expr,
+        lanes: int,
+    ) -> None:
+        w = self._workload
+        x = self._kernel["x"]
+        accumulators = Registers(tile.columns, w.dtype, lanes)
+        start = self._bias.load(channel, lanes) if self._bias else constant(0.0, w.dtype, lanes)
+        for c in range(tile.columns):
+            accumulators[c] = start
+        for ky in range(w.kernel[0]):
+            with row_guard(w, row, ky) as in_row:
+                line = (image * w.height + in_row) * w.width
+                for kx in range(w.kernel[1]):
+                    tap = ky * w.kernel[1] + kx
+                    weight = self._w.load(tap * w.in_channels + channel, lanes)
+                    for c in range(tile.columns):
+                        if not tile.is_inside(w, c, kx):
+                            continue
+                        in_column = (column + c) * w.stride[1] + (kx * w.dilation[1] - w.padding[1])
+                        pixel = x.load((line + in_column) * w.in_channels + channel, lanes)
+                        accumulators[c] = accumulators[c] + pixel * weight
+        residual = self._kernel.get("residual") if w.epilogue.residual else None
+        for c in range(tile.columns):
+            index = (y_pixel + column + c) * w.out_channels + channel
+            value = apply_epilogue(
+                accumulators[c],
+                w.epilogue,
+                lanes,
+                w.dtype,
+                residual=residual.load(index, lanes) if residual else None,
+            )
+            y.store(index, value, lanes)

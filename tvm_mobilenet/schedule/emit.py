@@ -1,0 +1,190 @@
+"""The few words that kernels are written in: vectors, register files, tiles and loops in TIR.
+
+Kernels are written straight into TIR, unrolled where a register is meant: a `Registers` file is a
+local buffer of vectors that is only ever indexed by Python integers, so that LLVM keeps each
+element in a register. Memory is seen flat; an index counts elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tvm_mobilenet._tvm import IRBuilder, PrimFunc, T, buffer_data, tirx
+from tvm_mobilenet.schedule.workload import Epilogue
+
+__all__ = [
+    "Expr",
+    "KernelWriter",
+    "Memory",
+    "Registers",
+    "apply_epilogue",
+    "broadcast",
+    "by_lane",
+    "overlapping_start",
+    "split_lanes",
+    "write_kernel",
+]
+
+Expr = Any
+"""A TIR expression or a Python integer."""
+
+
+class Memory:
+    """A tensor seen as a flat array of `dtype`."""
+
+    def __init__(self, buffer: Any, dtype: str) -> None:
+        self.buffer = buffer
+        self.dtype = dtype
+
+    def load(self, index: Expr, lanes: int = 1) -> Expr:
+        """Read `lanes` neighbouring elements."""
+        return self.buffer[index if lanes == 1 else tirx.Ramp(index, 1, lanes)]
+
+    def store(self, index: Expr, value: Expr, lanes: int = 1) -> None:
+        """Write `lanes` neighbouring elements."""
+        T.buffer_store(self.buffer, value, [index if lanes == 1 else tirx.Ramp(index, 1, lanes)])
+
+
+class Registers:
+    """`count` vectors of `lanes` elements that live in the register file."""
+
+    def __init__(self, count: int, dtype: str, lanes: int) -> None:
+        self.lanes = lanes
+        self.dtype = dtype
+        vector = dtype if lanes == 1 else f"{dtype}x{lanes}"
+        self._buffer = T.alloc_buffer((count,), vector, scope="local")
+
+    def __getitem__(self, index: int) -> Expr:
+        return self._buffer[index]
+
+    def __setitem__(self, index: int, value: Expr) -> None:
+        T.buffer_store(self._buffer, value, [index])
+
+
+def broadcast(value: Expr, lanes: int) -> Expr:
+    """Return a vector that holds `value` in every lane."""
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+def by_lane(vector: Expr, lane: int, lanes: int) -> Expr:
+    """Return a vector that holds lane `lane` of `vector` in every lane.
+
+    AArch64 folds it into `fmla v.4s, v.4s, v.s[lane]`.
+    """
+    return tirx.Shuffle([vector], [lane] * lanes)
+
+
+def constant(value: float, dtype: str, lanes: int) -> Expr:
+    """Return a vector that holds a constant in every lane."""
+    return broadcast(tirx.FloatImm(dtype, value), lanes)
+
+
+def apply_epilogue(
+    value: Expr,
+    epilogue: Epilogue,
+    lanes: int,
+    dtype: str,
+    bias: Expr | None = None,
+    residual: Expr | None = None,
+) -> Expr:
+    """Return `value` with bias, residual and bounds applied."""
+    if bias is not None:
+        value = value + bias
+    if residual is not None:
+        value = value + residual
+    if epilogue.low != -float("inf"):
+        value = T.max(value, constant(epilogue.low, dtype, lanes))
+    if epilogue.high != float("inf"):
+        value = T.min(value, constant(epilogue.high, dtype, lanes))
+    return value
+
+
+def split_lanes(extent: int, lanes: int) -> list[tuple[int, int]]:
+    """Cut `extent` elements into (offset, width) vectors: full ones, then halves for the rest.
+
+    >>> split_lanes(24, 16)
+    [(0, 16), (16, 8)]
+    """
+    pieces = []
+    offset, width = 0, lanes
+    while offset < extent:
+        while width > extent - offset:
+            width //= 2
+        pieces.append((offset, width))
+        offset += width
+    return pieces
+
+
+def overlapping_start(index: Expr, tile: int, extent: int) -> Expr:
+    """Return where tile `index` begins when the last one is moved back to end at `extent`.
+
+    The rows that two tiles share are computed twice and stored twice with the same value, which
+    costs less than code for a remainder.
+    """
+    return index * tile if extent % tile == 0 else T.min(index * tile, extent - tile)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a kernel: a tensor by its shape, seen flat inside."""
+
+    name: str
+    shape: Sequence[int]
+
+
+class KernelWriter:
+    """Hands out the kernel's arguments and scratch memory while its body is written."""
+
+    def __init__(self, dtype: str, memories: dict[str, Memory]) -> None:
+        self.dtype = dtype
+        self._memories = memories
+
+    def __getitem__(self, name: str) -> Memory:
+        return self._memories[name]
+
+    def get(self, name: str) -> Memory | None:
+        """Return the argument of that name, or None where the kernel has none."""
+        return self._memories.get(name)
+
+    def scratch(self, elements: int) -> Memory:
+        """Allocate memory that lives as long as the block it is asked for in."""
+        return Memory(T.alloc_buffer((elements,), self.dtype, align=64), self.dtype)
+
+
+def write_kernel(
+    dtype: str, parameters: Sequence[Parameter], body: Callable[[KernelWriter], None]
+) -> PrimFunc:
+    """Write a kernel: `body` is called once, inside the function.
+
+    The last parameter is the output.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("main")
+        T.func_attr({"tirx.noalias": True})
+        buffers = [(p, T.arg(p.name, T.buffer(tuple(p.shape), dtype))) for p in parameters]
+        # Relax's own passes expect the body of a function to be a block.
+        with T.sblock("root"):
+            T.reads()
+            T.writes()
+            memories = {}
+            for parameter, buffer in buffers:
+                flat = T.decl_buffer(
+                    (math.prod(parameter.shape),), dtype, data=buffer_data(buffer)
+                )
+                memories[parameter.name] = Memory(flat, dtype)
+            body(KernelWriter(dtype, memories))
+    return builder.get()
+
+
+@contextmanager
+def when(condition: Expr | None) -> Iterator[None]:
+    """Run what is written inside only if `condition` holds; None stands for always."""
+    if condition is None:
+        yield
+        return
+    with T.If(condition), T.Then():
+        yield

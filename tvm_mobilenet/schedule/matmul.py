@@ -1,0 +1,288 @@
+"""Matrix products: pointwise convolutions over NHWC and dense layers.
+
+The weights are packed at compile time into panels of neighbouring columns, each laid out depth by
+depth, so that the inner loop reads them in one forward stream. A register tile of rows x columns
+accumulates over the whole depth; rows that do not divide are covered by moving the last tile back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from tvm_mobilenet._tvm import PrimFunc, T
+from tvm_mobilenet.schedule.emit import (
+    Expr,
+    KernelWriter,
+    Memory,
+    Parameter,
+    Registers,
+    apply_epilogue,
+    broadcast,
+    by_lane,
+    constant,
+    overlapping_start,
+    write_kernel,
+)
+from tvm_mobilenet.schedule.register_tile import (
+    Panel,
+    RegisterTile,
+    column_panels,
+    conflict_free_rows,
+    register_tiles,
+    tile_cycles,
+)
+from tvm_mobilenet.schedule.workload import MatmulWorkload
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.targets import Cpu
+
+__all__ = ["MatmulPlan", "pack_matmul", "plan_matmul", "write_matmul"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatmulPlan:
+    """How a matrix product is computed; every field is free for a search to change."""
+
+    row_tile: int
+    """Rows of the register tile."""
+    column_vectors: int
+    """Vectors of the register tile, and of a weight panel."""
+    lanes: int
+    """Elements of a full vector."""
+    by_lane: bool
+    """Multiply by a lane of a loaded vector instead of a broadcast scalar."""
+    outer: Literal["rows", "columns"]
+    """Which loop is outside, and is cut among the threads."""
+
+    def panels(self, columns: int) -> list[Panel]:
+        """Return the weight panels of this plan."""
+        return column_panels(columns, self.lanes, self.column_vectors)
+
+
+def plan_matmul(workload: MatmulWorkload, cpu: Cpu) -> MatmulPlan:
+    """Compute the plan from the register file, the caches and the number of cores."""
+    lanes = cpu.lanes(workload.dtype)
+    max_rows = conflict_free_rows(workload.depth * 4, cpu)
+    best: tuple[float, RegisterTile] | None = None
+    for tile in register_tiles(cpu):
+        if tile.rows > min(workload.rows, max_rows):
+            continue
+        row_tiles = math.ceil(workload.rows / tile.rows)
+        cycles = row_tiles * sum(
+            tile_cycles(tile.rows, len(panel.vectors), workload.depth, cpu)
+            for panel in column_panels(workload.columns, lanes, tile.vectors)
+        )
+        if best is None or cycles < best[0]:
+            best = (cycles, tile)
+    if best is None:
+        raise AssertionError(f"no register tile fits {cpu}")
+    tile = best[1]
+    return MatmulPlan(
+        row_tile=tile.rows,
+        column_vectors=tile.vectors,
+        lanes=lanes,
+        by_lane=cpu.fma == "by-lane",
+        outer=_outer_loop(workload, tile, lanes, cpu),
+    )
+
+
+def _outer_loop(
+    workload: MatmulWorkload, tile: RegisterTile, lanes: int, cpu: Cpu
+) -> Literal["rows", "columns"]:
+    """Choose the loop that leaves the threads balanced; between equals, the one that moves less.
+
+    With the rows outside, the weights are read again for each row tile; with the columns outside,
+    the input for each panel. What is read again should fit the L2 cache.
+    """
+    row_tiles = math.ceil(workload.rows / tile.rows)
+    panels = len(column_panels(workload.columns, lanes, tile.vectors))
+
+    def idle_share(tasks: int) -> float:
+        return math.ceil(tasks / cpu.cores) * cpu.cores / tasks - 1
+
+    item = 4
+    weights = workload.depth * workload.columns * item
+    inputs = workload.rows * workload.depth * item
+    l2_bytes = cpu.l2_kib * 1024
+    rows_cost = idle_share(row_tiles) + (0.1 if weights > l2_bytes // 2 else 0)
+    columns_cost = idle_share(panels) + (0.1 if inputs > l2_bytes // 2 else 0)
+    if abs(rows_cost - columns_cost) > 0.02:
+        return "rows" if rows_cost < columns_cost else "columns"
+    return "rows" if weights <= inputs else "columns"
+
+
+def pack_matmul(weights: np.ndarray, plan: MatmulPlan) -> np.ndarray:
+    """Return weights (depth, columns) as one flat array, panel by panel, each (depth, width)."""
+    panels = plan.panels(weights.shape[1])
+    return np.concatenate(
+        [weights[:, p.start : p.start + p.width].reshape(-1) for p in panels], dtype=weights.dtype
+    )
+
+
+def write_matmul(
+    workload: MatmulWorkload,
+    plan: MatmulPlan,
+    *,
+    x_shape: tuple[int, ...] | None = None,
+    y_shape: tuple[int, ...] | None = None,
+) -> PrimFunc:
+    """Write the kernel (x, w[, bias][, residual]) -> y, w as `pack_matmul` lays it out.
+
+    `x_shape` and `y_shape` are the tensors' declared shapes where they are not plain matrices.
+    """
+    x_shape = x_shape or (workload.rows, workload.depth)
+    y_shape = y_shape or (workload.rows, workload.columns)
+    parameters = [Parameter("x", x_shape), Parameter("w", (workload.depth * workload.columns,))]
+    if workload.epilogue.bias:
+        parameters.append(Parameter("bias", (workload.columns,)))
+    if workload.epilogue.residual:
+        parameters.append(Parameter("residual", y_shape))
+    parameters.append(Parameter("y", y_shape))
+
+    def body(kernel: KernelWriter) -> None:
+        writer = MatmulWriter(kernel, workload, plan)
+        row_tiles = math.ceil(workload.rows / plan.row_tile)
+        if plan.outer == "rows":
+            with T.parallel(0, row_tiles) as index:
+                row = overlapping_start(index, plan.row_tile, workload.rows)
+                writer.all_columns(kernel["x"], row, row)
+        else:
+            writer.parallel_columns(kernel["x"], row_tiles)
+
+    return write_kernel(workload.dtype, parameters, body)
+
+
+class MatmulWriter:
+    """Writes tiles of one matrix product into a kernel that has `w`, `bias`, `residual` and `y`."""
+
+    def __init__(self, kernel: KernelWriter, workload: MatmulWorkload, plan: MatmulPlan) -> None:
+        self._kernel = kernel
+        self._workload = workload
+        self._plan = plan
+        panels = plan.panels(workload.columns)
+        width = panels[0].width
+        self._full = [panel for panel in panels if panel.vectors == panels[0].vectors]
+        self._tail = panels[len(self._full) :]
+        self._width = width
+
+    def all_columns(self, x: Memory, x_row: Expr, y_row: Expr, row_tile: int | None = None) -> None:
+        """Write one row tile over every panel, weights innermost."""
+        with T.serial(0, len(self._full)) as index:
+            self.tile(x, x_row, y_row, self._full[0], index * self._width, row_tile)
+        for panel in self._tail:
+            self.tile(x, x_row, y_row, panel, panel.start, row_tile)
+
+    def parallel_columns(self, x: Memory, row_tiles: int) -> None:
+        """Write every row tile of a panel, the panels cut among the threads."""
+        with T.parallel(0, len(self._full) + len(self._tail)) as index:
+            if not self._tail:
+                self._panel_rows(x, row_tiles, self._full[0], index * self._width)
+                return
+            with T.If(index < len(self._full)):
+                with T.Then():
+                    self._panel_rows(x, row_tiles, self._full[0], index * self._width)
+                with T.Else():
+                    for panel in self._tail:
+                        self._panel_rows(x, row_tiles, panel, panel.start)
+
+    def _panel_rows(self, x: Memory, row_tiles: int, panel: Panel, start: Expr) -> None:
+        with T.serial(0, row_tiles) as tile:
+            row = overlapping_start(tile, self._plan.row_tile, self._workload.rows)
+            self.tile(x, row, row, panel, start)
+
+    def tile(
+        self,
+        x: Memory,
+        x_row: Expr,
+        y_row: Expr,
+        panel: Panel,
+        start: Expr,
+        row_tile: int | None = None,
+    ) -> None:
+        """Write one register tile: rows from `x_row` of `x`, columns from `start`."""
+        depth, columns = self._workload.depth, self._workload.columns
+        dtype = self._workload.dtype
+        epilogue = self._workload.epilogue
+        rows = row_tile or self._plan.row_tile
+        bias, residual = self._kernel.get("bias"), self._kernel.get("residual")
+        accumulators = [Registers(rows, dtype, lanes) for _, lanes in panel.vectors]
+        for vector, (_, lanes) in enumerate(panel.vectors):
+            for r in range(rows):
+                accumulators[vector][r] = constant(0.0, dtype, lanes)
+        self._reduce(x, x_row, panel, start * depth, accumulators, rows)
+        for vector, (offset, lanes) in enumerate(panel.vectors):
+            column = start + offset
+            for r in range(rows):
+                index = (y_row + r) * columns + column
+                value = apply_epilogue(
+                    accumulators[vector][r],
+                    epilogue,
+                    lanes,
+                    dtype,
+                    bias.load(column, lanes) if bias else None,
+                    residual.load(index, lanes) if residual else None,
+                )
+                self._kernel["y"].store(index, value, lanes)
+
+    def _reduce(
+        self,
+        x: Memory,
+        x_row: Expr,
+        panel: Panel,
+        w_base: Expr,
+        accumulators: list[Registers],
+        rows: int,
+    ) -> None:
+        """Accumulate over the depth, four steps at a time where lanes are multiplied by."""
+        depth = self._workload.depth
+        chunk = 4 if self._plan.by_lane else 1
+        w = self._kernel["w"]
+
+        def step(k: Expr, inputs: list[Callable[[int], Expr]]) -> None:
+            # The order keeps few operands alive at a time: LLVM's scheduler stays close to it.
+            def weight(vector: int) -> Expr:
+                offset, lanes = panel.vectors[vector]
+                return w.load(w_base + k * panel.width + offset, lanes)
+
+            def accumulate(r: int, vector: int, weights: Expr) -> None:
+                # A narrow tail vector takes the same value spread over fewer lanes.
+                value = inputs[r](panel.vectors[vector][1]) * weights
+                accumulators[vector][r] = accumulators[vector][r] + value
+
+            vectors = range(len(panel.vectors))
+            if self._plan.by_lane:
+                for vector in vectors:
+                    weights = weight(vector)
+                    for r in range(rows):
+                        accumulate(r, vector, weights)
+            else:
+                all_weights = [weight(vector) for vector in vectors]
+                for r in range(rows):
+                    for vector in vectors:
+                        accumulate(r, vector, all_weights[vector])
+
+        if depth >= chunk:
+            with T.serial(0, depth // chunk) as outer:
+                if chunk == 1:
+                    scalars = [x.load((x_row + r) * depth + outer) for r in range(rows)]
+                    step(outer, [lambda lanes, s=s: broadcast(s, lanes) for s in scalars])
+                else:
+                    loaded = Registers(rows, self._workload.dtype, chunk)
+                    for r in range(rows):
+                        loaded[r] = x.load((x_row + r) * depth + outer * chunk, chunk)
+                    for lane in range(chunk):
+                        step(
+                            outer * chunk + lane,
+                            [
+                                lambda lanes, r=r, lane=lane: by_lane(loaded[r], lane, lanes)
+                                for r in range(rows)
+                            ],
+                        )
+        for k in range(depth - depth % chunk, depth):
+            scalars = [x.load((x_row + r) * depth + k) for r in range(rows)]
+            step(k, [lambda lanes, s=s: broadcast(s, lanes) for s in scalars])

@@ -1,0 +1,101 @@
+"""The register tile of a matrix product, computed from the register file.
+
+A tile of `rows` x `vectors` accumulators stays in registers over the whole reduction. Each step
+loads `vectors` weights and `rows` inputs and issues `rows * vectors` FMAs, so the larger the tile,
+the fewer loads an FMA costs, until it no longer fits and spills.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm_mobilenet.schedule.emit import split_lanes
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.targets import Cpu
+
+__all__ = [
+    "Panel",
+    "RegisterTile",
+    "column_panels",
+    "conflict_free_rows",
+    "register_tiles",
+    "tile_cycles",
+]
+
+_CACHE_LINE_BYTES = 64
+
+_FMA_LATENCY_CYCLES = 4
+"""Zen 4 and Cortex-A72/A76 alike (vendor optimisation guides, FMA rows)."""
+_LOADS_PER_CYCLE = 2
+"""Load ports of every out-of-order core among the targets; in-order ones have one."""
+_TILE_OVERHEAD_CYCLES = 24
+"""Loop set-up and epilogue of one tile beside its stores; from timings of K = 8 tiles."""
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """Accumulators of one tile: `rows` x `vectors`, each vector one register."""
+
+    rows: int
+    vectors: int
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Neighbouring output columns that share a tile: where it begins, its vectors (offset, lanes)."""
+
+    start: int
+    vectors: tuple[tuple[int, int], ...]
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return sum(lanes for _, lanes in self.vectors)
+
+
+def column_panels(columns: int, lanes: int, vectors: int) -> list[Panel]:
+    """Cut `columns` into panels of `vectors` full vectors; the last one takes what is left."""
+    pieces = split_lanes(columns, lanes)
+    panels = []
+    for first in range(0, len(pieces), vectors):
+        group = pieces[first : first + vectors]
+        start = group[0][0]
+        panels.append(Panel(start, tuple((offset - start, width) for offset, width in group)))
+    return panels
+
+
+def register_tiles(cpu: Cpu) -> Iterator[RegisterTile]:
+    """Yield every tile that the register file holds beside the operands of one step.
+
+    Broadcast operands need one register at a time, by-lane operands one for each row.
+    """
+    for vectors in range(1, 7):
+        for rows in range(1, 29):
+            operands = rows + 2 if cpu.fma == "by-lane" else vectors + 1
+            if rows * vectors + operands <= cpu.vector_registers:
+                yield RegisterTile(rows, vectors)
+
+
+def tile_cycles(rows: int, vectors: int, depth: int, cpu: Cpu) -> float:
+    """Return the cycles one tile takes by the bounds of its FMAs, loads and latency."""
+    fmas = rows * vectors / cpu.fma_units
+    input_loads = rows / 4 if cpu.fma == "by-lane" else rows
+    loads = (vectors + input_loads) / min(_LOADS_PER_CYCLE, cpu.fma_units + 1)
+    step = max(fmas, loads, _FMA_LATENCY_CYCLES)
+    return depth * step + _TILE_OVERHEAD_CYCLES + 2 * rows * vectors
+
+
+def conflict_free_rows(row_bytes: int, cpu: Cpu) -> int:
+    """Return how many rows, `row_bytes` apart, stay in the L1 cache together.
+
+    Rows a power of two apart share few sets of the cache: at 2048 bytes an 8-way cache of 32 KiB
+    holds 16 lines of them. One way is left to the weights that stream past.
+    """
+    sets = cpu.l1d_kib * 1024 // (_CACHE_LINE_BYTES * cpu.l1d_ways)
+    lines_apart = max(1, row_bytes // _CACHE_LINE_BYTES)
+    used_sets = sets // math.gcd(lines_apart, sets)
+    return used_sets * max(1, cpu.l1d_ways - 1)

@@ -1,0 +1,389 @@
+"""Choose a kernel for each convolution, dense layer and global pool of a module in NHWC.
+
+What follows a convolution and reads nothing but its result and constants (bias, bounds of the
+activation) or a tensor of its shape (the residual of an inverted bottleneck) goes into its kernel.
+Weights are packed here, once, at compile time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvm_mobilenet._tvm import IRModule, PrimFunc, relax
+from tvm_mobilenet.frontend.dataflow import (
+    Binding,
+    Dataflow,
+    constant_array,
+    is_call,
+    static_shape,
+)
+from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
+from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
+from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
+from tvm_mobilenet.schedule.pool import plan_pool, write_pool
+from tvm_mobilenet.schedule.workload import (
+    ConvWorkload,
+    Epilogue,
+    MatmulWorkload,
+    PoolWorkload,
+    Workload,
+)
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.targets import Cpu
+
+__all__ = ["KernelCall", "Selection", "select_kernels"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One kernel of ours in the module: what it computes and how."""
+
+    symbol: str
+    family: str
+    workload: Workload
+    plan: Any
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """Return the plan's parameters as JSON-ready values."""
+        return asdict(self.plan)
+
+
+@dataclass
+class Selection:
+    """A module whose convolutions are calls of written kernels, and what those are."""
+
+    mod: IRModule
+    kernels: dict[str, KernelCall] = field(default_factory=dict)
+    """By symbol."""
+
+
+def select_kernels(mod: IRModule, cpu: Cpu) -> Selection:
+    """Replace each convolution, dense layer and global pool by a call of a kernel written for it.
+
+    Rewrite:
+        minimum(maximum(add(conv2d(x, w), bias), low), high)  ->  call_tir(kernel, (x, packed, bias))
+    Shapes:
+        x (N, H, W, C) f32, w (O, kH, kW, I/g) f32, result (N, H, W, O) f32.
+
+    An operator that no family serves is left as it is, for the fallback, and logged with the
+    reason.
+    """
+    selector = _Selector(mod, cpu)
+    for binding in selector.flow.bindings:
+        selector.visit(binding)
+    functions = selector.functions
+    new = selector.flow.rebuild(selector.bindings(), selector.replaced, functions)
+    return Selection(new, selector.kernels)
+
+
+@dataclass
+class _Chain:
+    """An anchor and the bindings after it that its kernel takes over."""
+
+    last: Any
+    members: list[Any]
+    epilogue: Epilogue
+    bias: np.ndarray | None = None
+    residual: Any | None = None
+
+
+class _Selector:
+    def __init__(self, mod: IRModule, cpu: Cpu) -> None:
+        self.flow = Dataflow(mod)
+        self.cpu = cpu
+        self.users = self.flow.users()
+        self.definitions = self.flow.definitions()
+        self.position = {binding.var: i for i, binding in enumerate(self.flow.bindings)}
+        self.functions: dict[Any, PrimFunc] = {}
+        self.kernels: dict[str, KernelCall] = {}
+        self.replaced: dict[Any, Any] = {}
+        self._new_values: dict[Any, Any] = {}
+        self._taken: set[Any] = set()
+        self._by_key: dict[Any, Any] = {}
+
+    def bindings(self) -> list[Binding]:
+        """Return the bindings with the chosen calls in place of what they take over."""
+        result = []
+        for binding in self.flow.bindings:
+            if binding.var in self._new_values:
+                result.append(Binding(binding.var, self._new_values[binding.var]))
+            elif binding.var not in self._taken:
+                result.append(binding)
+        return result
+
+    def visit(self, binding: Binding) -> None:
+        """Choose a kernel for one binding if it is an anchor."""
+        if is_call(binding.value, "nn.conv2d"):
+            self._convolution(binding)
+        elif is_call(binding.value, "matmul"):
+            self._dense(binding)
+        elif is_call(binding.value, "mean"):
+            self._pool(binding)
+
+    # -- anchors ----------------------------------------------------------------------------
+
+    def _convolution(self, binding: Binding) -> None:
+        call = binding.value
+        weight = constant_array(call.args[1])
+        reason = _unserved_convolution(call, weight)
+        if weight is None or reason is not None:
+            logger.info("%s: no kernel family: %s", binding.var.name, reason)
+            return
+        chain = self._chain(binding.var)
+        x, layout = self._input(call.args[0])
+        shape = static_shape(call.args[0])
+        attrs = call.attrs
+        workload = ConvWorkload(
+            batch=shape[0],
+            height=shape[1],
+            width=shape[2],
+            in_channels=shape[3],
+            out_channels=weight.shape[0],
+            kernel=(weight.shape[1], weight.shape[2]),
+            stride=_pair(attrs.strides),
+            dilation=_pair(attrs.dilation),
+            padding=tuple(int(p) for p in attrs.padding),  # type: ignore[arg-type]
+            groups=int(attrs.groups),
+            input_layout=layout,
+            epilogue=chain.epilogue,
+        )
+        out_shape = static_shape(binding.var)
+        if workload.is_depthwise:
+            if layout == "NCHW":
+                x, workload = call.args[0], _replace(workload, input_layout="NHWC")
+            plan = plan_depthwise(workload, self.cpu)
+            packed = pack_depthwise(weight.transpose(0, 3, 1, 2))
+            self._place(
+                chain,
+                "depthwise",
+                workload,
+                plan,
+                [x, packed],
+                lambda: write_depthwise(workload, plan),
+            )
+        elif workload.is_pointwise:
+            product = MatmulWorkload(
+                rows=workload.batch * workload.height * workload.width,
+                depth=workload.in_channels,
+                columns=workload.out_channels,
+                epilogue=chain.epilogue,
+            )
+            matmul_plan = plan_matmul(product, self.cpu)
+            packed = pack_matmul(weight.reshape(weight.shape[0], -1).T, matmul_plan)
+            self._place(
+                chain,
+                "pointwise",
+                product,
+                matmul_plan,
+                [x, packed],
+                lambda: write_matmul(product, matmul_plan, x_shape=shape, y_shape=out_shape),
+            )
+        else:
+            conv_plan = plan_conv(workload, self.cpu)
+            packed = pack_conv(weight.transpose(0, 3, 1, 2), conv_plan)
+            self._place(
+                chain,
+                "conv",
+                workload,
+                conv_plan,
+                [x, packed],
+                lambda: write_conv(workload, conv_plan),
+            )
+
+    def _dense(self, binding: Binding) -> None:
+        weight = constant_array(binding.value.args[1])
+        shape = static_shape(binding.value.args[0])
+        if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or len(shape) < 2:
+            logger.info("%s: no kernel family: matmul of two tensors", binding.var.name)
+            return
+        chain = self._chain(binding.var)
+        rows = int(np.prod(shape[:-1]))
+        workload = MatmulWorkload(
+            rows=rows, depth=shape[-1], columns=weight.shape[1], epilogue=chain.epilogue
+        )
+        plan = plan_matmul(workload, self.cpu)
+        out_shape = static_shape(binding.var)
+        self._place(
+            chain,
+            "dense",
+            workload,
+            plan,
+            [binding.value.args[0], pack_matmul(weight, plan)],
+            lambda: write_matmul(workload, plan, x_shape=shape, y_shape=out_shape),
+        )
+
+    def _pool(self, binding: Binding) -> None:
+        call = binding.value
+        shape = static_shape(call.args[0])
+        axes = sorted(int(axis) % len(shape) for axis in call.attrs.axis or range(len(shape)))
+        if len(shape) != 4 or axes != [1, 2] or str(binding.var.ty.dtype) not in _FLOAT32:
+            logger.info("%s: no kernel family: mean over axes %s", binding.var.name, axes)
+            return
+        workload = PoolWorkload(batch=shape[0], pixels=shape[1] * shape[2], channels=shape[3])
+        plan = plan_pool(workload, self.cpu)
+        out_shape = static_shape(binding.var)
+        chain = _Chain(binding.var, [binding.var], Epilogue())
+        self._place(
+            chain,
+            "pool",
+            workload,
+            plan,
+            [call.args[0]],
+            lambda: write_pool(workload, plan, x_shape=shape, y_shape=out_shape),
+        )
+
+    # -- what goes into a kernel ------------------------------------------------------------
+
+    def _input(self, x: Any) -> tuple[Any, str]:
+        """Read through a transpose from NCHW, which the dense convolution does for nothing."""
+        value = self.definitions.get(x)
+        if is_call(value, "permute_dims") and list(map(int, value.attrs.axes or [])) == [
+            0,
+            2,
+            3,
+            1,
+        ]:
+            return value.args[0], "NCHW"
+        return x, "NHWC"
+
+    def _chain(self, anchor: Any) -> _Chain:
+        """Follow the single reader of each result as long as the kernel can take it over."""
+        chain = _Chain(anchor, [anchor], Epilogue())
+        while True:
+            readers = self.users.get(chain.last, [])
+            if len(readers) != 1 or readers[0].var is None:
+                return chain
+            if not self._absorb(chain, readers[0]):
+                return chain
+            chain.last = readers[0].var
+            chain.members.append(chain.last)
+
+    def _absorb(self, chain: _Chain, reader: Binding) -> bool:
+        call, epilogue = reader.value, chain.epilogue
+        has_bounds = epilogue.low != -np.inf or epilogue.high != np.inf
+        if is_call(call, "add") and not has_bounds:
+            other = call.args[1] if call.args[0].same_as(chain.last) else call.args[0]
+            array = constant_array(other)
+            shape = static_shape(chain.last)
+            if array is not None and array.size == shape[-1] and array.shape[-1:] == shape[-1:]:
+                if chain.residual is not None:
+                    return False
+                bias = array.reshape(-1).astype("float32")
+                chain.bias = bias if chain.bias is None else chain.bias + bias
+                chain.epilogue = _replace(epilogue, bias=True)
+                return True
+            if (
+                chain.residual is None
+                and isinstance(other, relax.Var)
+                and not other.same_as(chain.last)
+                and static_shape(other) == shape
+            ):
+                chain.residual = other
+                chain.epilogue = _replace(epilogue, residual=True)
+                return True
+            return False
+        bound = _scalar_bound(call, chain.last)
+        if bound is None:
+            return False
+        if is_call(call, "maximum"):
+            # After an upper bound a lower one wins; the kernel applies the lower first.
+            if epilogue.high < bound:
+                return False
+            chain.epilogue = _replace(epilogue, low=max(epilogue.low, bound))
+        else:
+            if bound < epilogue.low:
+                return False
+            chain.epilogue = _replace(epilogue, high=min(epilogue.high, bound))
+        return True
+
+    def _place(
+        self,
+        chain: _Chain,
+        family: str,
+        workload: Workload,
+        plan: Any,
+        inputs: list[Any],
+        write: Callable[[], PrimFunc],
+    ) -> None:
+        """Put a call of the kernel where the last member of the chain was."""
+        out = chain.last
+        args = [
+            relax.const(np.ascontiguousarray(arg)) if isinstance(arg, np.ndarray) else arg
+            for arg in inputs
+        ]
+        if chain.bias is not None:
+            args.append(relax.const(np.ascontiguousarray(chain.bias)))
+        if chain.residual is not None:
+            args.append(chain.residual)
+        shapes = tuple(static_shape(arg) for arg in args)
+        global_var = self._kernel(family, workload, plan, shapes, write)
+        self._new_values[out] = relax.call_tir(global_var, relax.Tuple(args), out_ty=out.ty)
+        self._taken.update(chain.members)
+
+    def _kernel(
+        self,
+        family: str,
+        workload: Workload,
+        plan: Any,
+        shapes: tuple[tuple[int, ...], ...],
+        write: Callable[[], PrimFunc],
+    ) -> Any:
+        key = (family, workload, plan, shapes)
+        if key not in self._by_key:
+            symbol = f"{family}_{len(self.kernels)}"
+            # Opaque: the fusion of what is left must not look into it.
+            function = write().without_attr("global_symbol").with_attr("op_pattern", _OPAQUE)
+            # The builder gives the global variable the function's type.
+            global_var = relax.BlockBuilder().add_func(function, symbol)
+            self.functions[global_var] = function
+            self.kernels[symbol] = KernelCall(symbol, family, workload, plan)
+            self._by_key[key] = global_var
+        return self._by_key[key]
+
+
+_OPAQUE = 8
+_FLOAT32 = ("float32",)
+
+
+def _replace(record: Any, **changes: Any) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(record, **changes)
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = (int(v) for v in values)
+    return first, second
+
+
+def _scalar_bound(call: Any, x: Any) -> float | None:
+    """Return the constant of `maximum(x, c)` or `minimum(x, c)`, in either order."""
+    if not is_call(call, "maximum", "minimum"):
+        return None
+    other = call.args[1] if call.args[0].same_as(x) else call.args[0]
+    array = constant_array(other)
+    return None if array is None or array.size != 1 else float(array.reshape(()))
+
+
+def _unserved_convolution(call: Any, weight: np.ndarray | None) -> str | None:
+    """Return why no kernel family serves a convolution, or None."""
+    attrs = call.attrs
+    if weight is None:
+        return "its weights are not constant"
+    if weight.dtype != np.float32:
+        return f"its weights are {weight.dtype}"
+    if str(attrs.data_layout) != "NHWC" or str(attrs.kernel_layout) != "OHWI":
+        return f"its layout is {attrs.data_layout}"
+    groups, channels = int(attrs.groups), static_shape(call.args[0])[3]
+    if groups != 1 and not groups == channels == weight.shape[0]:
+        return f"{groups} groups of {channels} channels"
+    return None
