@@ -122,3 +122,15 @@ def test_importing_the_package_imports_nothing_heavy():
         "sys.exit(bool({'numpy', 'onnx', 'rich', 'torch', 'tvm', 'typer'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_function_of_the_package_is_there_and_no_module_hides_it():
+    import tvm_mobilenet
+
+    modules = {path.stem for path in PACKAGE.iterdir()}
+    for name in tvm_mobilenet._EXPORTS:
+        assert callable(getattr(tvm_mobilenet, name))
+        assert name not in modules
+    assert set(tvm_mobilenet._EXPORTS) <= set(dir(tvm_mobilenet))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = tvm_mobilenet.nothing

@@ -1,5 +1,36 @@
-"""MobileNets from PyTorch to fast, verified shared libraries for CPUs and small boards."""
+"""MobileNets from PyTorch to fast, verified shared libraries for CPUs and small boards.
+
+What the command line does, these functions do in one call; each is imported when it is first used.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+_EXPORTS = {
+    "export_onnx": ("tvm_mobilenet.export", "export_onnx"),
+    "list_models": ("tvm_mobilenet.models.spec", "list_models"),
+    "list_targets": ("tvm_mobilenet.targets", "list_targets"),
+    "load_target": ("tvm_mobilenet.targets", "load_target"),
+    "train_model": ("tvm_mobilenet.train", "train"),
+}
+"""Name here, and where it comes from. A name that is also a module's cannot be used: importing the
+module would put it in the function's place."""
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _EXPORTS[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

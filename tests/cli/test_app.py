@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +97,23 @@ def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -m tvm_mobilenet models --json | head -c 1"
     result = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     assert (result.stdout, result.stderr) == ("[", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_training_that_is_stopped_leaves_its_checkpoint_alone(tmp_path: Path, number, code):
+    weights, model = tmp_path / "w.safetensors", "mobilenet_v1_0.25_32"
+    words = ["train", model, "--data", "digits", "-o", str(weights)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tvm_mobilenet", *words], stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not Path(f"{weights}.checkpoint").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: interrupted")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors.checkpoint"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from tvm_mobilenet.errors import TvmMobilenetError
 __all__ = ["app", "main", "run_command"]
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 2 usage, 3 outputs disagree, 4 device, 130 interrupted, 1 the rest."
@@ -83,6 +85,8 @@ def _options(
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    # By default SIGTERM ends Python without unwinding, and temporary files would stay behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -92,12 +96,10 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         app(args=list(arguments), prog_name="tvm-mobilenet")
     except SystemExit as end:
-        if end.code == INTERRUPTED:
+        # typer turns Ctrl-C into this.
+        if end.code in (INTERRUPTED, TERMINATED):
             print_error("interrupted; nothing half-written was left behind")
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except KeyboardInterrupt:
-        print_error("interrupted; nothing half-written was left behind")
-        return INTERRUPTED
     except TvmMobilenetError as err:
         _report(err, str(err))
         return err.exit_code

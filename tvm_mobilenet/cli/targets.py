@@ -84,7 +84,7 @@ def _load(name: str) -> TargetSpec:
     if name != HOST:
         return load_target(name)
     with show_progress() as progress:
-        progress.start("look at this machine")
+        progress.start("looking at this machine")
         spec = load_target(name)
         progress.done()
     return spec
