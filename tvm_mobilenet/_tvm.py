@@ -9,10 +9,12 @@ from __future__ import annotations
 import tvm
 from tvm import relax, tirx
 from tvm.error import OpNotImplemented
-from tvm.ir import GenericConst, IRModule, Op
+from tvm.ir import GenericConst, IRModule, Op, StringImm
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import ScheduleError
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx import PrimFunc
+from tvm.tirx import IterVar, PrimFunc
 from tvm.tirx.buffer import buffer_data
 from tvm.tirx.script.builder import ir as T
 
@@ -20,13 +22,23 @@ __all__ = [
     "GenericConst",
     "IRBuilder",
     "IRModule",
+    "IterVar",
     "ONNXGraphImporter",
     "Op",
     "OpNotImplemented",
     "PrimFunc",
+    "Schedule",
+    "ScheduleError",
+    "StringImm",
     "T",
     "buffer_data",
+    "is_tensor_type",
     "relax",
     "tirx",
     "tvm",
 ]
+
+
+def is_tensor_type(ty: object) -> bool:
+    """Tell whether a Relax type is that of a tensor."""
+    return isinstance(ty, relax.TensorType)

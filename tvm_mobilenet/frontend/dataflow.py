@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -192,7 +192,7 @@ def substitute(expr: Any, mapping: Mapping[Any, Any]) -> Any:
     return expr
 
 
-def is_call(expr: Any, *names: str) -> bool:
+def is_call(expr: Any, *names: str) -> TypeGuard[Any]:
     """Tell whether `expr` calls one of the Relax operators `names` (without `relax.`)."""
     return (
         isinstance(expr, relax.Call)

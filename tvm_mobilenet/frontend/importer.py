@@ -92,7 +92,7 @@ class _Importer(ONNXGraphImporter):
         except OpNotImplemented as err:
             # TVM lists the operators at the end of its message, without their nodes.
             unknown = {name.strip() for name in str(err).rsplit(": ", 1)[-1].split(",")}
-            culprits = {}
+            culprits: dict[str, str] = {}
             for node in graph.node:
                 if any(node.op_type == name.split()[0] for name in unknown if name):
                     culprits.setdefault(node.op_type, node.name or node.output[0])

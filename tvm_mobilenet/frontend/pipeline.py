@@ -1,4 +1,4 @@
-"""The order of the rewrites between import and kernel selection. Read downwards, it is the order."""
+"""The rewrites between import and kernel selection. Read downwards, it is their order."""
 
 from __future__ import annotations
 

@@ -172,9 +172,7 @@ def write_kernel(
             T.writes()
             memories = {}
             for parameter, buffer in buffers:
-                flat = T.decl_buffer(
-                    (math.prod(parameter.shape),), dtype, data=buffer_data(buffer)
-                )
+                flat = T.decl_buffer((math.prod(parameter.shape),), dtype, data=buffer_data(buffer))
                 memories[parameter.name] = Memory(flat, dtype)
             body(KernelWriter(dtype, memories))
     return builder.get()

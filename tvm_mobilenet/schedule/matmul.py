@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -266,23 +267,19 @@ class MatmulWriter:
                     for vector in vectors:
                         accumulate(r, vector, all_weights[vector])
 
+        def spread(r: int, k: Expr) -> Callable[[int], Expr]:
+            return partial(broadcast, x.load((x_row + r) * depth + k))
+
         if depth >= chunk:
             with T.serial(0, depth // chunk) as outer:
                 if chunk == 1:
-                    scalars = [x.load((x_row + r) * depth + outer) for r in range(rows)]
-                    step(outer, [lambda lanes, s=s: broadcast(s, lanes) for s in scalars])
+                    step(outer, [spread(r, outer) for r in range(rows)])
                 else:
                     loaded = Registers(rows, self._workload.dtype, chunk)
                     for r in range(rows):
                         loaded[r] = x.load((x_row + r) * depth + outer * chunk, chunk)
                     for lane in range(chunk):
-                        step(
-                            outer * chunk + lane,
-                            [
-                                lambda lanes, r=r, lane=lane: by_lane(loaded[r], lane, lanes)
-                                for r in range(rows)
-                            ],
-                        )
+                        picked = [partial(by_lane, loaded[r], lane) for r in range(rows)]
+                        step(outer * chunk + lane, picked)
         for k in range(depth - depth % chunk, depth):
-            scalars = [x.load((x_row + r) * depth + k) for r in range(rows)]
-            step(k, [lambda lanes, s=s: broadcast(s, lanes) for s in scalars])
+            step(k, [spread(r, k) for r in range(rows)])

@@ -46,10 +46,12 @@ class RegisterTile:
 
 @dataclass(frozen=True)
 class Panel:
-    """Neighbouring output columns that share a tile: where it begins, its vectors (offset, lanes)."""
+    """Neighbouring output columns that share a register tile."""
 
     start: int
+    """First column."""
     vectors: tuple[tuple[int, int], ...]
+    """Offset from `start` and lanes of each vector."""
 
     @property
     def width(self) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -70,7 +70,8 @@ def select_kernels(mod: IRModule, cpu: Cpu) -> Selection:
     """Replace each convolution, dense layer and global pool by a call of a kernel written for it.
 
     Rewrite:
-        minimum(maximum(add(conv2d(x, w), bias), low), high)  ->  call_tir(kernel, (x, packed, bias))
+        minimum(maximum(add(conv2d(x, w), bias), low), high)
+            ->  call_tir(kernel, (x, packed, bias))
     Shapes:
         x (N, H, W, C) f32, w (O, kH, kW, I/g) f32, result (N, H, W, O) f32.
 
@@ -159,7 +160,7 @@ class _Selector:
         out_shape = static_shape(binding.var)
         if workload.is_depthwise:
             if layout == "NCHW":
-                x, workload = call.args[0], _replace(workload, input_layout="NHWC")
+                x, workload = call.args[0], replace(workload, input_layout="NHWC")
             plan = plan_depthwise(workload, self.cpu)
             packed = pack_depthwise(weight.transpose(0, 3, 1, 2))
             self._place(
@@ -243,7 +244,7 @@ class _Selector:
 
     # -- what goes into a kernel ------------------------------------------------------------
 
-    def _input(self, x: Any) -> tuple[Any, str]:
+    def _input(self, x: Any) -> tuple[Any, Literal["NHWC", "NCHW"]]:
         """Read through a transpose from NCHW, which the dense convolution does for nothing."""
         value = self.definitions.get(x)
         if is_call(value, "permute_dims") and list(map(int, value.attrs.axes or [])) == [
@@ -279,7 +280,7 @@ class _Selector:
                     return False
                 bias = array.reshape(-1).astype("float32")
                 chain.bias = bias if chain.bias is None else chain.bias + bias
-                chain.epilogue = _replace(epilogue, bias=True)
+                chain.epilogue = replace(epilogue, bias=True)
                 return True
             if (
                 chain.residual is None
@@ -288,7 +289,7 @@ class _Selector:
                 and static_shape(other) == shape
             ):
                 chain.residual = other
-                chain.epilogue = _replace(epilogue, residual=True)
+                chain.epilogue = replace(epilogue, residual=True)
                 return True
             return False
         bound = _scalar_bound(call, chain.last)
@@ -298,11 +299,11 @@ class _Selector:
             # After an upper bound a lower one wins; the kernel applies the lower first.
             if epilogue.high < bound:
                 return False
-            chain.epilogue = _replace(epilogue, low=max(epilogue.low, bound))
+            chain.epilogue = replace(epilogue, low=max(epilogue.low, bound))
         else:
             if bound < epilogue.low:
                 return False
-            chain.epilogue = _replace(epilogue, high=min(epilogue.high, bound))
+            chain.epilogue = replace(epilogue, high=min(epilogue.high, bound))
         return True
 
     def _place(
@@ -352,12 +353,6 @@ class _Selector:
 
 _OPAQUE = 8
 _FLOAT32 = ("float32",)
-
-
-def _replace(record: Any, **changes: Any) -> Any:
-    import dataclasses
-
-    return dataclasses.replace(record, **changes)
 
 
 def _pair(values: Any) -> tuple[int, int]:

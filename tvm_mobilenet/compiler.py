@@ -1,0 +1,274 @@
+"""An ONNX file and a target to one shared library, with a record of every kernel in it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from tvm_mobilenet._tvm import IRModule, StringImm, is_tensor_type, relax, tvm
+from tvm_mobilenet.errors import CompileError, TvmMobilenetError, error_context
+from tvm_mobilenet.frontend.dataflow import Dataflow, static_shape
+from tvm_mobilenet.frontend.importer import import_onnx
+from tvm_mobilenet.frontend.pipeline import canonicalize
+from tvm_mobilenet.onnx_file import read_exported
+from tvm_mobilenet.protocols import NoProgress, Progress
+from tvm_mobilenet.records import LayerRecord, TensorInfo
+from tvm_mobilenet.schedule.fallback import schedule_fallback
+from tvm_mobilenet.schedule.select import KernelCall, Selection, select_kernels
+from tvm_mobilenet.toolchain import make_fcompile
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.targets import TargetSpec
+
+__all__ = ["CompiledLibrary", "ScheduledModule", "compile_onnx", "schedule_onnx"]
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION_FUNCTION = "description"
+"""The Relax function of a library that returns its description as JSON."""
+
+
+@dataclass(frozen=True)
+class ScheduledModule:
+    """A model as Relax and scheduled TIR, ready to be built."""
+
+    mod: IRModule
+    layers: tuple[LayerRecord, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True)
+class CompiledLibrary:
+    """A library on disk and what is in it."""
+
+    library_path: Path
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    layers: tuple[LayerRecord, ...]
+    """Kernel calls in the order of execution."""
+    compile_seconds: float
+    """From reading the ONNX file to the linked library."""
+
+
+def compile_onnx(
+    onnx_path: Path | str,
+    target: TargetSpec,
+    library_path: Path | str,
+    *,
+    description: Callable[[ScheduledModule], str] | None = None,
+    compiler: str | None = None,
+    progress: Progress | None = None,
+) -> CompiledLibrary:
+    """Compile an ONNX file with fixed shapes into a library that `tvm.runtime` alone can load.
+
+    The library's function `main` takes the inputs in order and returns the output, or a tuple of
+    them; `description` returns the text that the argument of that name made. Weights are inside,
+    packed for the kernels. Equal inputs give equal bytes.
+
+    Args:
+        onnx_path: the model, of fixed shapes.
+        target: what to compile for.
+        library_path: the `.so` to write.
+        description: makes the text that the library carries about itself.
+        compiler: the C compiler to link with, in place of the target's own choice.
+        progress: told of every stage.
+
+    Raises:
+        OnnxFileError: the file is damaged or its shapes are not fixed.
+        UnsupportedOpError: it holds an operator that cannot be handled.
+        CompileError: code generation or linking failed.
+    """
+    progress = progress or NoProgress()
+    started = time.perf_counter()
+    library_path = Path(library_path)
+    with error_context(stage="compile", target=target.name):
+        progress.start(f"compiling for {target.name}", 4)
+        scheduled = schedule_onnx(onnx_path, target)
+        progress.advance(1, "generating code")
+        mod = scheduled.mod
+        if description is not None:
+            mod = _with_description(mod, description(scheduled))
+        executable = _build(mod, target)
+        progress.advance(2, "linking")
+        executable.export_library(str(library_path), fcompile=make_fcompile(target, compiler))
+        progress.advance(1)
+        seconds = time.perf_counter() - started
+        progress.done(f"{len(scheduled.layers)} kernels in {seconds:.1f} s")
+    return CompiledLibrary(
+        library_path, scheduled.inputs, scheduled.outputs, scheduled.layers, seconds
+    )
+
+
+def schedule_onnx(onnx_path: Path | str, target: TargetSpec) -> ScheduledModule:
+    """Import an ONNX file, bring it into NHWC, and give every kernel its schedule."""
+    exported = read_exported(onnx_path)
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)), data_prop=True)
+    selection = select_kernels(canonicalize(import_onnx(model)), target.cpu)
+    try:
+        mod = _lower_rest(selection.mod, target)
+        mod = schedule_fallback(mod, set(selection.kernels), target.cpu)
+    except TvmMobilenetError:
+        raise
+    except Exception as err:
+        raise CompileError(f"scheduling {Path(onnx_path).name} failed: {_last_line(err)}") from err
+    layers = _layers(mod, selection, model.graph)
+    return ScheduledModule(mod, layers, exported.inputs, exported.outputs)
+
+
+def _lower_rest(mod: IRModule, target: TargetSpec) -> IRModule:
+    """Turn what no kernel family took into TIR, neighbours fused."""
+    passes = [
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+        # A reshape in memory order is a view, not a kernel.
+        relax.transform.RewriteDataflowReshape(),
+    ]
+    with target.tvm_target():
+        return tvm.transform.Sequential(passes)(mod)
+
+
+def _build(mod: IRModule, target: TargetSpec) -> Any:
+    passes = [
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.KillAfterLastUse(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
+    ]
+    try:
+        return tvm.compile(
+            mod, target=target.tvm_target(), relax_pipeline=tvm.transform.Sequential(passes)
+        )
+    except Exception as err:
+        raise CompileError(f"code generation failed: {_last_line(err)}") from err
+
+
+def _last_line(err: BaseException) -> str:
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(err).__name__)[:400]
+
+
+def _with_description(mod: IRModule, text: str) -> IRModule:
+    builder = relax.BlockBuilder()
+    with builder.function(DESCRIPTION_FUNCTION, []):
+        builder.emit_func_output(StringImm(text))
+    result = IRModule(dict(mod.functions_items()), attrs=mod.attrs)
+    result[DESCRIPTION_FUNCTION] = builder.get()[DESCRIPTION_FUNCTION]
+    return result
+
+
+# -- what is in the library ------------------------------------------------------------------
+
+
+def _layers(mod: IRModule, selection: Selection, graph: onnx.GraphProto) -> tuple[LayerRecord, ...]:
+    """Describe every kernel call of `main`, in order."""
+    flow = Dataflow(mod)
+    shapes = _onnx_shapes(graph)
+    calls = [
+        binding
+        for binding in flow.bindings
+        if isinstance(binding.value, relax.Call)
+        and getattr(binding.value.op, "name", "") == "relax.call_tir"
+    ]
+    output_names = {}
+    for expr, output in zip(flow.outputs(), graph.output, strict=True):
+        output_names[expr] = output.name
+    names = [output_names.get(call.var, call.var.name) for call in calls]
+    tensors = [name if name in shapes else None for name in names]
+    nodes = _fused_nodes(graph, [tensor for tensor in tensors if tensor])
+    layers = []
+    for index, (binding, tensor) in enumerate(zip(calls, tensors, strict=True)):
+        symbol = binding.value.args[0].name_hint
+        kernel = selection.kernels.get(symbol)
+        layers.append(
+            LayerRecord(
+                index=index,
+                kernel=symbol,
+                family=kernel.family if kernel else "fallback",
+                tensor=tensor,
+                onnx_nodes=nodes.get(tensor, ()) if tensor else (),
+                shape=_shape(binding.var),
+                layout=_layout(binding.var, kernel, shapes.get(tensor or "")),
+                macs=kernel.workload.macs if kernel else 0,
+                bytes=kernel.workload.bytes if kernel else _moved_bytes(binding),
+                origin="computed" if kernel else "fallback",
+                schedule=kernel.schedule if kernel else {},
+            )
+        )
+    return tuple(layers)
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return static_shape(var) if is_tensor_type(var.ty) else ()
+
+
+def _moved_bytes(binding: Any) -> int:
+    """Return the bytes of the arguments and the result of a call."""
+    total = 0
+    for tensor in [*binding.value.args[1].fields, binding.var]:
+        if is_tensor_type(tensor.ty):
+            size = 1
+            for extent in static_shape(tensor):
+                size *= extent
+            total += size * 4
+    return total
+
+
+def _layout(var: Any, kernel: KernelCall | None, onnx_shape: tuple[int, ...] | None) -> str:
+    """Return the layout of a result: kernels of ours write NHWC, for others the shape tells."""
+    shape = _shape(var)
+    if len(shape) != 4:
+        return "any"
+    if kernel is not None:
+        return "NHWC"
+    if onnx_shape == shape:
+        return "NCHW"
+    return "NHWC"
+
+
+def _onnx_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that a node computes, where it can be inferred."""
+    shapes: dict[str, tuple[int, ...]] = {
+        name: () for node in graph.node for name in node.output if name
+    }
+    for value in [*graph.value_info, *graph.output]:
+        dims = value.type.tensor_type.shape.dim
+        shapes[value.name] = tuple(int(dim.dim_value) for dim in dims)
+    return shapes
+
+
+def _fused_nodes(graph: onnx.GraphProto, tensors: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return, for each kernel's tensor, the nodes between it and the kernels before it."""
+    producers = {name: node for node in graph.node for name in node.output if name}
+    boundaries = set(tensors)
+    result = {}
+    for tensor in tensors:
+        names: list[str] = []
+        pending = [tensor]
+        seen = set()
+        while pending:
+            current = pending.pop()
+            node = producers.get(current)
+            if node is None or id(node) in seen:
+                continue
+            seen.add(id(node))
+            names.append(node.name or node.output[0])
+            pending.extend(name for name in node.input if name not in boundaries)
+        result[tensor] = tuple(reversed(names))
+    return result

@@ -1,0 +1,138 @@
+"""The stages chained: one call for what one command does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_mobilenet.artifact import Artifact, OutputFolder
+from tvm_mobilenet.errors import UsageError, error_context
+from tvm_mobilenet.manifest import (
+    Description,
+    ScheduleSummary,
+    SourceRecord,
+    TargetRecord,
+    Versions,
+    description_json,
+)
+from tvm_mobilenet.onnx_file import read_exported
+from tvm_mobilenet.protocols import Progress
+from tvm_mobilenet.targets import TargetSpec, load_target
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.compiler import ScheduledModule
+    from tvm_mobilenet.records import ExportedModel
+
+__all__ = ["compile_model"]
+
+
+def compile_model(
+    model: str | Path,
+    *,
+    out: Path | str,
+    weights: Path | str | None = None,
+    target: str | Path | TargetSpec = "host",
+    num_classes: int | None = None,
+    seed: int = 0,
+    keep_onnx: bool = True,
+    use_logs: bool = True,
+    compiler: str | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compile a model of ours or an ONNX file into an artifact folder.
+
+    Args:
+        model: a name (`mobilenet_v1_0.5_160`), or the path of an `.onnx` file.
+        out: the folder to write; appears whole or not at all.
+        weights: a weight file for a model of ours; None for seeded random weights.
+        target: a target's name, a target file, or a loaded target.
+        num_classes: for random weights; None for 1000.
+        seed: of the random weights.
+        keep_onnx: put the ONNX file beside the library; `verify` compares with it.
+        use_logs: use recorded schedules where there are any; computed ones serve the rest.
+        compiler: the C compiler to link with, in place of the target's own choice.
+        progress: told of every stage.
+
+    Raises:
+        UsageError: the request cannot be met: model, weights, file or target.
+        UnsupportedOpError: the ONNX file holds an operator that cannot be handled.
+        CompileError: code generation or linking failed.
+        OutputError: `out` cannot be written.
+    """
+    spec = target if isinstance(target, TargetSpec) else load_target(target)
+    name = str(model)
+    is_file = isinstance(model, Path) or name.endswith(".onnx")
+    if is_file and weights is not None:
+        raise UsageError(
+            f"weights {weights} were given together with {name}: an ONNX file holds its own; "
+            "leave one of the two out"
+        )
+    with error_context(model=name, target=spec.name), OutputFolder(out) as folder:
+        if is_file:
+            onnx_path = Path(model)
+        else:
+            from tvm_mobilenet.export import export_onnx
+
+            onnx_path = folder.staging / "model.onnx"
+            export_onnx(
+                name,
+                out=onnx_path,
+                weights=weights,
+                num_classes=num_classes,
+                seed=seed,
+                progress=progress,
+            )
+        return _compile_into(
+            folder,
+            onnx_path,
+            spec,
+            keep_onnx=keep_onnx,
+            compiler=compiler,
+            progress=progress,
+        )
+
+
+def _compile_into(
+    folder: OutputFolder,
+    onnx_path: Path,
+    target: TargetSpec,
+    *,
+    keep_onnx: bool,
+    compiler: str | None,
+    progress: Progress | None,
+) -> Artifact:
+    exported = read_exported(onnx_path)
+    descriptions: list[Description] = []
+
+    from tvm_mobilenet.compiler import compile_onnx
+
+    def describe(scheduled: ScheduledModule) -> str:
+        descriptions.append(_description(exported, onnx_path, target, scheduled))
+        return description_json(descriptions[0])
+
+    library = folder.staging / "library.so"
+    compile_onnx(
+        onnx_path, target, library, description=describe, compiler=compiler, progress=progress
+    )
+    return folder.commit(library, descriptions[0], onnx_path if keep_onnx else None)
+
+
+def _description(
+    exported: ExportedModel, onnx_path: Path, target: TargetSpec, scheduled: ScheduledModule
+) -> Description:
+    return Description(
+        model=exported.origin,
+        inputs=scheduled.inputs,
+        outputs=scheduled.outputs,
+        preprocessing=exported.preprocessing,
+        class_names=exported.class_names,
+        target=TargetRecord(
+            name=target.name,
+            fingerprint=target.fingerprint(),
+            spec=target.model_dump(mode="json", by_alias=True, exclude_none=True),
+        ),
+        versions=Versions.current(),
+        source=SourceRecord.of(onnx_path),
+        layers=scheduled.layers,
+        schedule=ScheduleSummary.of(scheduled.layers),
+    )
