@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tvm_mobilenet.cli.app import run_command
 
@@ -47,3 +50,46 @@ def cli(capfd, monkeypatch) -> Cli:
         return Outcome(code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory) -> Path:
+    """A convolution with an activation, a global pool and a dense layer, as a user's ONNX file."""
+    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
+    save_tiny_onnx(path)
+    return path
+
+
+def save_tiny_onnx(path: Path, *, batch: int | str = 1, activation: str = "Relu") -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
+        "b": np.zeros(8, np.float32),
+        "dense": rng.normal(size=(8, 4)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["conv"], name="conv_1", pads=[1, 1, 1, 1]),
+        helper.make_node(activation, ["conv"], ["active"], name="active_1"),
+        helper.make_node("GlobalAveragePool", ["active"], ["pool"], name="pool_1"),
+        helper.make_node("Flatten", ["pool"], ["flat"], name="flat_1"),
+        helper.make_node("MatMul", ["flat", "dense"], ["y"], name="dense_1"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 4])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.fixture(scope="session")
+def artifact_dir(tmp_path_factory, tiny_onnx: Path) -> Path:
+    """The tiny network, compiled for this machine; look, do not touch."""
+    from tvm_mobilenet.workflow import compile_model
+
+    path = tmp_path_factory.mktemp("artifact") / "tiny"
+    compile_model(tiny_onnx, out=path)
+    return path

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from tvm_mobilenet import __version__
+from tvm_mobilenet.cli import compile as compile_command
 from tvm_mobilenet.cli import export, models, targets, train
 from tvm_mobilenet.cli.console import print_error, print_line, set_verbosity, verbosity
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -55,6 +56,9 @@ app.command(epilog=_example("train mobilenet_v1_0.25_32 --data digits -o digits.
 app.command(
     epilog=_example("export mobilenet_v1_0.25_32 --weights digits.safetensors -o digits.onnx")
 )(export.export)
+app.command("compile", epilog=_example("compile mobilenet_v1_0.5_160 --target rpi4 -o rpi4/"))(
+    compile_command.compile_
+)
 
 
 def _print_version(value: bool) -> None:

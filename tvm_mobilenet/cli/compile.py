@@ -1,0 +1,79 @@
+"""`tvm-mobilenet compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tvm_mobilenet.cli.console import print_line, show_progress
+from tvm_mobilenet.cli.options import Target, Weights
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.artifact import Artifact
+
+
+def compile_(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|FILE.onnx",
+            help="mobilenet_v1_<alpha>_<resolution>, or a convolutional network of your own.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", show_default=False)],
+    weights: Weights = None,
+    target: Target = "host",
+    no_logs: Annotated[
+        bool, typer.Option("--no-logs", help="Use computed schedules alone, no recorded ones.")
+    ] = False,
+    no_onnx: Annotated[
+        bool, typer.Option("--no-onnx", help="Leave the ONNX file out of DIR; no `verify` then.")
+    ] = False,
+    cc: Annotated[
+        str | None,
+        typer.Option(
+            "--cc",
+            metavar="COMMAND",
+            help="Link with this compiler, not with the target's own choice.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Compile a model into a folder: library, manifest and ONNX.
+
+    The folder appears whole or not at all. The library loads with TVM's runtime alone; parameters
+    are inside, packed for the target.
+    """
+    from tvm_mobilenet.workflow import compile_model
+
+    with show_progress() as progress:
+        artifact = compile_model(
+            model,
+            out=output,
+            weights=weights,
+            target=target,
+            keep_onnx=not no_onnx,
+            use_logs=not no_logs,
+            compiler=cc,
+            progress=progress,
+        )
+    for line in summary(artifact):
+        print_line(line)
+
+
+def summary(artifact: Artifact) -> list[str]:
+    """Say in a few lines what an artifact is."""
+    manifest = artifact.manifest
+    counts = manifest.schedule.model_dump()
+    origins = ", ".join(f"{count} {origin}" for origin, count in counts.items() if count)
+    return [
+        f"library   {artifact.library_path}  {manifest.library.size_bytes / 1e6:.1f} MB, "
+        f"{manifest.library.machine}",
+        f"model     {manifest.model.name}",
+        f"weights   {manifest.model.weights}",
+        f"target    {manifest.target.name}",
+        f"kernels   {len(manifest.layers)}: {origins}",
+    ]
