@@ -104,7 +104,7 @@ def write_depthwise(workload: ConvWorkload, plan: DepthwisePlan) -> PrimFunc:
     parameters.append(Parameter("y", y_shape))
 
     def body(kernel: KernelWriter) -> None:
-        writer = DepthwiseWriter(kernel, w, plan, "w", "bias")
+        writer = DepthwiseWriter(kernel, w, plan)
         blocks = -(-w.out_height // plan.row_block)
         pieces = split_lanes(w.in_channels, plan.lanes)
         full = sum(1 for _, lanes in pieces if lanes == plan.lanes)
@@ -150,10 +150,13 @@ class DepthwiseWriter:
         kernel: KernelWriter,
         workload: ConvWorkload,
         plan: DepthwisePlan,
-        weights: str,
-        bias: str,
+        *,
+        weights: str = "w",
+        bias: str = "bias",
+        y_stride: int | None = None,
     ) -> None:
         self._kernel = kernel
+        self._y_stride = y_stride or workload.out_channels
         self._workload = workload
         self._tiles = width_tiles(workload, plan.column_tile)
         self._w = kernel[weights]
@@ -198,7 +201,7 @@ class DepthwiseWriter:
                         accumulators[c] = accumulators[c] + pixel * weight
         residual = self._kernel.get("residual") if w.epilogue.residual else None
         for c in range(tile.columns):
-            index = (y_pixel + column + c) * w.out_channels + channel
+            index = (y_pixel + column + c) * self._y_stride + channel
             value = apply_epilogue(
                 accumulators[c],
                 w.epilogue,

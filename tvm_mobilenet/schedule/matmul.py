@@ -8,7 +8,7 @@ accumulates over the whole depth; rows that do not divide are covered by moving 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -65,10 +65,13 @@ class MatmulPlan:
         return column_panels(columns, self.lanes, self.column_vectors)
 
 
-def plan_matmul(workload: MatmulWorkload, cpu: Cpu) -> MatmulPlan:
-    """Compute the plan from the register file, the caches and the number of cores."""
+def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = None) -> MatmulPlan:
+    """Compute the plan from the register file, the caches and the number of cores.
+
+    `row_bytes` is the distance between two rows of `x` where it is not a plain matrix.
+    """
     lanes = cpu.lanes(workload.dtype)
-    max_rows = conflict_free_rows(workload.depth * 4, cpu)
+    max_rows = conflict_free_rows(row_bytes or workload.depth * 4, cpu)
     best: tuple[float, RegisterTile] | None = None
     for tile in register_tiles(cpu):
         if tile.rows > min(workload.rows, max_rows):
@@ -161,8 +164,16 @@ def write_matmul(
 class MatmulWriter:
     """Writes tiles of one matrix product into a kernel that has `w`, `bias`, `residual` and `y`."""
 
-    def __init__(self, kernel: KernelWriter, workload: MatmulWorkload, plan: MatmulPlan) -> None:
+    def __init__(
+        self,
+        kernel: KernelWriter,
+        workload: MatmulWorkload,
+        plan: MatmulPlan,
+        *,
+        x_stride: int | None = None,
+    ) -> None:
         self._kernel = kernel
+        self._x_stride = x_stride or workload.depth
         self._workload = workload
         self._plan = plan
         panels = plan.panels(workload.columns)
@@ -171,12 +182,29 @@ class MatmulWriter:
         self._tail = panels[len(self._full) :]
         self._width = width
 
-    def all_columns(self, x: Memory, x_row: Expr, y_row: Expr, row_tile: int | None = None) -> None:
+    def block(self, x: Memory, y_row: Expr) -> None:
+        """Write all rows, from `y_row` of the output on, without threads of its own."""
+        rows, tile = self._workload.rows, self._plan.row_tile
+        row_tiles = math.ceil(rows / tile)
+        if self._plan.outer == "rows":
+            with T.serial(0, row_tiles) as index:
+                row = overlapping_start(index, tile, rows)
+                self.all_columns(x, row, y_row + row)
+            return
+        with T.serial(0, len(self._full)) as panel, T.serial(0, row_tiles) as index:
+            row = overlapping_start(index, tile, rows)
+            self.tile(x, row, y_row + row, self._full[0], panel * self._width)
+        for tail in self._tail:
+            with T.serial(0, row_tiles) as index:
+                row = overlapping_start(index, tile, rows)
+                self.tile(x, row, y_row + row, tail, tail.start)
+
+    def all_columns(self, x: Memory, x_row: Expr, y_row: Expr) -> None:
         """Write one row tile over every panel, weights innermost."""
         with T.serial(0, len(self._full)) as index:
-            self.tile(x, x_row, y_row, self._full[0], index * self._width, row_tile)
+            self.tile(x, x_row, y_row, self._full[0], index * self._width)
         for panel in self._tail:
-            self.tile(x, x_row, y_row, panel, panel.start, row_tile)
+            self.tile(x, x_row, y_row, panel, panel.start)
 
     def parallel_columns(self, x: Memory, row_tiles: int) -> None:
         """Write every row tile of a panel, the panels cut among the threads."""
@@ -203,13 +231,12 @@ class MatmulWriter:
         y_row: Expr,
         panel: Panel,
         start: Expr,
-        row_tile: int | None = None,
     ) -> None:
         """Write one register tile: rows from `x_row` of `x`, columns from `start`."""
         depth, columns = self._workload.depth, self._workload.columns
         dtype = self._workload.dtype
         epilogue = self._workload.epilogue
-        rows = row_tile or self._plan.row_tile
+        rows = self._plan.row_tile
         bias, residual = self._kernel.get("bias"), self._kernel.get("residual")
         accumulators = [Registers(rows, dtype, lanes) for _, lanes in panel.vectors]
         for vector, (_, lanes) in enumerate(panel.vectors):
@@ -244,7 +271,7 @@ class MatmulWriter:
         chunk = 4 if self._plan.by_lane else 1
         w = self._kernel["w"]
 
-        def step(k: Expr, inputs: list[Callable[[int], Expr]]) -> None:
+        def step(k: Expr, inputs: Sequence[Callable[[int], Expr]]) -> None:
             # The order keeps few operands alive at a time: LLVM's scheduler stays close to it.
             def weight(vector: int) -> Expr:
                 offset, lanes = panel.vectors[vector]
@@ -268,7 +295,7 @@ class MatmulWriter:
                         accumulate(r, vector, all_weights[vector])
 
         def spread(r: int, k: Expr) -> Callable[[int], Expr]:
-            return partial(broadcast, x.load((x_row + r) * depth + k))
+            return partial(broadcast, x.load((x_row + r) * self._x_stride + k))
 
         if depth >= chunk:
             with T.serial(0, depth // chunk) as outer:
@@ -277,7 +304,7 @@ class MatmulWriter:
                 else:
                     loaded = Registers(rows, self._workload.dtype, chunk)
                     for r in range(rows):
-                        loaded[r] = x.load((x_row + r) * depth + outer * chunk, chunk)
+                        loaded[r] = x.load((x_row + r) * self._x_stride + outer * chunk, chunk)
                     for lane in range(chunk):
                         picked = [partial(by_lane, loaded[r], lane) for r in range(rows)]
                         step(outer * chunk + lane, picked)

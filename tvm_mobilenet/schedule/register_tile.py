@@ -32,6 +32,11 @@ _FMA_LATENCY_CYCLES = 4
 """Zen 4 and Cortex-A72/A76 alike (vendor optimisation guides, FMA rows)."""
 _LOADS_PER_CYCLE = 2
 """Load ports of every out-of-order core among the targets; in-order ones have one."""
+_STREAMED_VECTORS_PER_CYCLE = 0.5
+"""Weights come from the L2 cache, which delivers about half a vector a cycle (32 bytes on Zen 4,
+8 to 16 on the Cortex cores)."""
+_ISSUE_SLOT_CYCLES = 0.3
+"""Weight of a load that another port bounds: a Cortex-A72 issues three instructions a cycle."""
 _TILE_OVERHEAD_CYCLES = 24
 """Loop set-up and epilogue of one tile beside its stores; from timings of K = 8 tiles."""
 
@@ -85,9 +90,18 @@ def register_tiles(cpu: Cpu) -> Iterator[RegisterTile]:
 def tile_cycles(rows: int, vectors: int, depth: int, cpu: Cpu) -> float:
     """Return the cycles one tile takes by the bounds of its FMAs, loads and latency."""
     fmas = rows * vectors / cpu.fma_units
-    input_loads = rows / 4 if cpu.fma == "by-lane" else rows
-    loads = (vectors + input_loads) / min(_LOADS_PER_CYCLE, cpu.fma_units + 1)
-    step = max(fmas, loads, _FMA_LATENCY_CYCLES)
+    if cpu.fma == "by-lane":
+        # Four steps share one load of the inputs; weights come in pairs of vectors.
+        load_instructions = rows / 4 + math.ceil(vectors / 2)
+    else:
+        load_instructions = rows + vectors
+    loads = load_instructions / min(_LOADS_PER_CYCLE, cpu.fma_units + 1)
+    stream = vectors / _STREAMED_VECTORS_PER_CYCLE
+    step = max(fmas, loads, stream, _FMA_LATENCY_CYCLES)
+    if cpu.fma == "by-lane":
+        # Narrow cores have few issue slots to spare. A wide one hides its loads, and is measured
+        # to prefer tall tiles, which stream fewer weights.
+        step += _ISSUE_SLOT_CYCLES * load_instructions
     return depth * step + _TILE_OVERHEAD_CYCLES + 2 * rows * vectors
 
 

@@ -26,11 +26,13 @@ from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import plan_pool, write_pool
+from tvm_mobilenet.schedule.separable import plan_separable, write_separable
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
     Epilogue,
     MatmulWorkload,
     PoolWorkload,
+    SeparableWorkload,
     Workload,
 )
 
@@ -123,6 +125,8 @@ class _Selector:
 
     def visit(self, binding: Binding) -> None:
         """Choose a kernel for one binding if it is an anchor."""
+        if binding.var in self._taken:
+            return
         if is_call(binding.value, "nn.conv2d"):
             self._convolution(binding)
         elif is_call(binding.value, "matmul"):
@@ -161,6 +165,8 @@ class _Selector:
         if workload.is_depthwise:
             if layout == "NCHW":
                 x, workload = call.args[0], replace(workload, input_layout="NHWC")
+            if self._separable(chain, workload, x, weight):
+                return
             plan = plan_depthwise(workload, self.cpu)
             packed = pack_depthwise(weight.transpose(0, 3, 1, 2))
             self._place(
@@ -199,6 +205,51 @@ class _Selector:
                 [x, packed],
                 lambda: write_conv(workload, conv_plan),
             )
+
+    def _separable(self, chain: _Chain, workload: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
+        """Fuse a depthwise convolution with the pointwise one that alone reads it, if it pays."""
+        readers = self.users.get(chain.last, [])
+        if chain.residual is not None or len(readers) != 1 or readers[0].var is None:
+            return False
+        reader = readers[0]
+        if not is_call(reader.value, "nn.conv2d") or not reader.value.args[0].same_as(chain.last):
+            return False
+        pointwise_weight = constant_array(reader.value.args[1])
+        if pointwise_weight is None or _unserved_convolution(reader.value, pointwise_weight):
+            return False
+        attrs = reader.value.attrs
+        is_plain = pointwise_weight.shape[1:3] == (1, 1) and int(attrs.groups) == 1
+        if not is_plain or _pair(attrs.strides) != (1, 1) or any(int(p) for p in attrs.padding):
+            return False
+        following = self._chain(reader.var)
+        pair = SeparableWorkload(
+            depthwise=workload,
+            pointwise=MatmulWorkload(
+                rows=workload.batch * workload.out_height * workload.out_width,
+                depth=workload.out_channels,
+                columns=pointwise_weight.shape[0],
+                epilogue=following.epilogue,
+            ),
+        )
+        plan = plan_separable(pair, self.cpu)
+        if plan is None:
+            return False
+        matrix = pointwise_weight.reshape(pointwise_weight.shape[0], -1).T
+        inputs = [x, pack_depthwise(weight.transpose(0, 3, 1, 2))]
+        if chain.bias is not None:
+            inputs.append(chain.bias)
+        inputs.append(pack_matmul(matrix, plan.pointwise))
+        out_shape = static_shape(reader.var)
+        following.members.extend(chain.members)
+        self._place(
+            following,
+            "separable",
+            pair,
+            plan,
+            inputs,
+            lambda: write_separable(pair, plan, y_shape=out_shape),
+        )
+        return True
 
     def _dense(self, binding: Binding) -> None:
         weight = constant_array(binding.value.args[1])
