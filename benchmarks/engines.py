@@ -8,7 +8,6 @@ from inputs that are in place and to leave the outputs in memory; `outputs` fetc
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import subprocess
@@ -19,13 +18,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from benchmarks.onnx_graph import GraphError, read_graph
+from tvm_mobilenet import __version__
+from tvm_mobilenet.artifact import Artifact, open_artifact
+from tvm_mobilenet.compute_thread import ComputeThread
 
 __all__ = ["ENGINES", "OURS", "PEAK", "PEERS", "Engine", "EngineUnavailableError", "Job"]
+
+
+_R = TypeVar("_R")
 
 
 class EngineUnavailableError(Exception):
@@ -56,6 +61,16 @@ class Engine(Protocol):
     def outputs(self) -> list[np.ndarray]:
         """Return the outputs of the last `infer`, in the order of the ONNX file."""
 
+    def on_its_thread(self, function: Callable[[], _R]) -> _R:
+        """Call `function`, which calls `infer` many times, on the thread that the engine wants."""
+
+
+class _Anywhere:
+    """An engine that is called from any thread."""
+
+    def on_its_thread(self, function: Callable[[], _R]) -> _R:
+        return function()
+
 
 def _version(package: str) -> str:
     try:
@@ -64,7 +79,7 @@ def _version(package: str) -> str:
         raise EngineUnavailableError(f"not installed (pip install {package})") from None
 
 
-class OnnxRuntime:
+class OnnxRuntime(_Anywhere):
     """ONNX Runtime's CPU provider: all graph optimisations, sequential, spinning at its default."""
 
     def __init__(self, job: Job) -> None:
@@ -95,7 +110,7 @@ class OnnxRuntime:
         return [np.array(v) for v in self._binding.copy_outputs_to_cpu()]
 
 
-class OpenVino:
+class OpenVino(_Anywhere):
     """OpenVINO's CPU plug-in with the latency hint, held to float32 (it would take bfloat16)."""
 
     def __init__(self, job: Job) -> None:
@@ -135,7 +150,7 @@ class OpenVino:
         ]
 
 
-class Ncnn:
+class Ncnn(_Anywhere):
     """ncnn, float32 storage and arithmetic, everything else (Winograd, packing) at its default."""
 
     def __init__(self, job: Job) -> None:
@@ -182,7 +197,7 @@ class Ncnn:
         ]
 
 
-class Mnn:
+class Mnn(_Anywhere):
     """MNN's session interface, precision high (float32)."""
 
     def __init__(self, job: Job) -> None:
@@ -232,28 +247,32 @@ class Mnn:
 class Ours:
     """A library that this project compiled, run by TVM's virtual machine."""
 
+    version = __version__
+
     def __init__(self, job: Job) -> None:
         if job.artifact is None:
-            raise EngineUnavailableError("nothing compiled; pass --ours DIR or install the package")
-        manifest = json.loads((job.artifact / "manifest.json").read_text(encoding="utf-8"))
-        # TVM takes half of an x86 machine's processors unless it is told how many.
-        os.environ["TVM_NUM_THREADS"] = str(job.threads)
+            raise EngineUnavailableError("nothing compiled; leave out --ours to compile it")
+        artifact = open_artifact(job.artifact)
+        self._outputs = artifact.manifest.outputs
+        # TVM takes half of an x86 machine's processors, and pins the calling thread, unless it is
+        # told otherwise before its first call: the product does that on a thread of its own.
+        self._thread = ComputeThread(job.threads)
+        self._thread.call(self._load, artifact, job.inputs)
+
+    def _load(self, artifact: Artifact, inputs: dict[str, np.ndarray]) -> None:
         import tvm
         from tvm import relax
 
-        self.version = metadata.version("tvm-mobilenet")
-        tvm.get_global_func("runtime.config_threadpool")(1, job.threads)
-        library = tvm.runtime.load_module(str(job.artifact / "model.so"))
+        self.note = f"TVM {tvm.__version__}, {artifact.manifest.schedule.tuned} layers tuned"
+        library = tvm.runtime.load_module(str(artifact.library_path))
         self._vm = relax.VirtualMachine(library, tvm.cpu())
         arrays = []
-        for info in manifest["inputs"]:
-            array = job.inputs[info["name"]]
-            if info["layout"] == "NHWC":
+        for info in artifact.manifest.inputs:
+            array = inputs[info.name]
+            if info.layout == "NHWC":
                 array = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
             arrays.append(tvm.runtime.tensor(array))
         self._vm.set_input("main", *arrays)
-        self._outputs = manifest["outputs"]
-        self.note = f"TVM {tvm.__version__}"
 
     def infer(self) -> None:
         self._vm.invoke_stateful("main")
@@ -263,9 +282,12 @@ class Ours:
         tensors = [result] if len(self._outputs) == 1 else list(result)
         arrays = [t.numpy() for t in tensors]
         return [
-            a.transpose(0, 3, 1, 2) if info["layout"] == "NHWC" else a
+            a.transpose(0, 3, 1, 2) if info.layout == "NHWC" else a
             for a, info in zip(arrays, self._outputs, strict=True)
         ]
+
+    def on_its_thread(self, function: Callable[[], _R]) -> _R:
+        return self._thread.call(function)
 
 
 _PEAK_SOURCE = """
@@ -293,7 +315,7 @@ double peak(long rounds, float *sink) {
 """
 
 
-class Peak:
+class Peak(_Anywhere):
     """No engine: the multiply-adds a core can do at all, measured in the same rounds.
 
     `flop` is what one `infer` computes. The share of the peak in the table is the model's own

@@ -1,7 +1,8 @@
 """One process per engine and thread count, and bursts that never overlap.
 
 An engine's thread pool spins after an inference, waiting for the next one. Seen with two threads on
-two processors: ONNX Runtime for 40 ms, ncnn (libgomp) for 9, OpenVINO for 1, MNN not at all. In one
+two processors: TVM for 170 ms, ONNX Runtime for 40, ncnn (libgomp) for 9, OpenVINO for 1, MNN not
+at all. In one
 process, or with bursts back to back, the pool that has just been left takes a processor from the
 engine that is measured next. So each engine has a process; one burst is asked of one process at a
 time; and a process answers only when its own CPU time has stopped growing (`Burst.linger_ms` says
@@ -161,7 +162,7 @@ def _load(name: str, job: Job) -> tuple[Engine, Loaded]:
     except ImportError as err:
         raise EngineUnavailableError(f"cannot be imported: {err}") from err
     load_ms = (time.perf_counter() - start) * 1e3
-    engine.infer()
+    engine.on_its_thread(engine.infer)
     outputs = tuple(engine.outputs())
     _wait_for_rest()
     return engine, Loaded(engine.version, engine.note, load_ms, outputs)
@@ -170,11 +171,15 @@ def _load(name: str, job: Job) -> tuple[Engine, Loaded]:
 def _run_burst(engine: Engine, plan: BurstPlan, idle_cpu_ms: float) -> Burst:
     gc.disable()
     try:
-        _timed(engine, plan.warmup_ms, plan.min_warmups)
-        latencies = _timed(engine, plan.measured_ms, plan.min_inferences)
+        latencies = engine.on_its_thread(lambda: _turn(engine, plan))
     finally:
         gc.enable()
     return Burst(tuple(latencies), idle_cpu_ms, _wait_for_rest())
+
+
+def _turn(engine: Engine, plan: BurstPlan) -> Sequence[float]:
+    _timed(engine, plan.warmup_ms, plan.min_warmups)
+    return _timed(engine, plan.measured_ms, plan.min_inferences)
 
 
 def _timed(engine: Engine, at_least_ms: float, at_least: int) -> Sequence[float]:
