@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,20 @@ Cli = Callable[..., Outcome]
 
 
 @pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
+def cli(capfd, monkeypatch) -> Iterator[Cli]:
     """Run a command line given as words; what it wrote and its exit code come back."""
     monkeypatch.setenv("COLUMNS", "100")
+    logger = logging.getLogger("tvm_mobilenet")
+    level, handlers = logger.level, list(logger.handlers)
 
     def run(*words: object) -> Outcome:
         capfd.readouterr()
         code = run_command([str(word) for word in words])
         return Outcome(code, *capfd.readouterr())
 
-    return run
+    yield run
+    logger.setLevel(level)
+    logger.handlers = handlers
 
 
 @pytest.fixture(scope="session")

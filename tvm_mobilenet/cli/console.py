@@ -56,7 +56,6 @@ def set_verbosity(level: int) -> None:
     handler = RichHandler(console=_err, show_time=level > 1, show_path=level > 1, markup=False)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
-    logger.propagate = False
     levels = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
     logger.setLevel(levels.get(level, logging.DEBUG))
 
