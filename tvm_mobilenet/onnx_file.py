@@ -85,8 +85,10 @@ def _load(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
         if not model.graph.node:
             raise OnnxFileError(f"ONNX file {path}: it holds no network; export it again")
+        # Shapes first: the checker refuses outputs without one, which exporters do leave open.
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
         onnx.checker.check_model(model)
-        return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
+        return model
     except DecodeError as err:
         raise OnnxFileError(
             f"ONNX file {path}: the file is damaged, or no ONNX; export or copy it again"

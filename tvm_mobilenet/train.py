@@ -52,7 +52,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_DIGITS_EPOCHS = 30
+_DIGITS_EPOCHS = 40
 _FOLDER_EPOCHS = 100
 _CHECKPOINT_VERSION = 1
 _EVALUATION_BATCH = 256
@@ -64,10 +64,12 @@ class Recipe:
 
     optimizer: Literal["rmsprop", "sgd"] = "rmsprop"
     batch_size: int = 64
-    learning_rate: float = 0.005
-    """In the first epoch."""
+    learning_rate: float = 0.01
+    """Where the decay begins."""
     final_learning_rate_share: float = 0.01
-    """In the last epoch, as a share of the first's; exponential between."""
+    """In the last epoch, as a share of `learning_rate`; exponential between."""
+    warm_up_epochs: int = 3
+    """Epochs over which the rate rises: RMSProp's averages mislead it at first."""
     momentum: float = 0.9
     rmsprop_decay: float = 0.9
     rmsprop_eps: float = 1e-3
@@ -412,7 +414,8 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def _learning_rate(recipe: Recipe, epoch: int, epochs: int) -> float:
     progress = epoch / (epochs - 1) if epochs > 1 else 0.0
-    rate: float = recipe.learning_rate * recipe.final_learning_rate_share**progress
+    risen = min(1.0, (epoch + 1) / recipe.warm_up_epochs) if recipe.warm_up_epochs else 1.0
+    rate: float = recipe.learning_rate * recipe.final_learning_rate_share**progress * risen
     return rate
 
 
