@@ -40,21 +40,26 @@ class Outcome:
 Cli = Callable[..., Outcome]
 
 
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Iterator[Cli]:
-    """Run a command line given as words; what it wrote and its exit code come back."""
-    monkeypatch.setenv("COLUMNS", "100")
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
     logger = logging.getLogger("tvm_mobilenet")
     level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers = handlers
+
+
+@pytest.fixture
+def cli(capfd, monkeypatch) -> Cli:
+    """Run a command line given as words; what it wrote and its exit code come back."""
+    monkeypatch.setenv("COLUMNS", "100")
 
     def run(*words: object) -> Outcome:
         capfd.readouterr()
         code = run_command([str(word) for word in words])
         return Outcome(code, *capfd.readouterr())
 
-    yield run
-    logger.setLevel(level)
-    logger.handlers = handlers
+    return run
 
 
 @pytest.fixture(scope="session")
