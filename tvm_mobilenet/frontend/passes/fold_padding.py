@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tvm_mobilenet._tvm import IRModule, relax
-from tvm_mobilenet.frontend.dataflow import Binding, Dataflow, constant_array, is_call
+from tvm_mobilenet.frontend.dataflow import Binding, Dataflow, is_call
 
 __all__ = ["fold_padding"]
 
@@ -28,9 +28,10 @@ def fold_padding(mod: IRModule) -> IRModule:
         value = binding.value
         if is_call(value, "nn.conv2d") and str(value.attrs.data_layout) == "NCHW":
             pad = definitions.get(value.args[0])
-            widths = _spatial_zeros(pad) if is_call(pad, "nn.pad") else None
-            if widths is not None:
-                value = _padded(value, pad.args[0], widths)
+            if is_call(pad, "nn.pad"):
+                widths = _spatial_zeros(pad)
+                if widths is not None:
+                    value = _padded(value, pad.args[0], widths)
         bindings.append(Binding(binding.var, value))
     return flow.rebuild(bindings)
 
@@ -38,20 +39,11 @@ def fold_padding(mod: IRModule) -> IRModule:
 def _spatial_zeros(pad: Any) -> list[int] | None:
     """Return (top, left, bottom, right) of a pad of height and width with zeros, else None."""
     widths = [int(width) for width in pad.attrs.pad_width]
-    value = pad.args[1] if len(pad.args) > 1 else None
-    array = constant_array(value) if value is not None else None
-    fill = float(array.reshape(())) if array is not None else _prim_value(value)
-    if len(widths) != 8 or any(widths[:4]) or fill != 0.0:
+    is_zeros = str(pad.attrs.pad_mode) == "constant" and float(pad.attrs.pad_value) == 0.0
+    if len(widths) != 8 or any(widths[:4]) or not is_zeros:
         return None
     top, bottom, left, right = widths[4:]
     return [top, left, bottom, right]
-
-
-def _prim_value(value: Any) -> float:
-    if value is None:
-        return 0.0
-    inner = getattr(value, "value", value)
-    return float(getattr(inner, "value", inner))
 
 
 def _padded(conv: Any, x: Any, widths: list[int]) -> Any:
