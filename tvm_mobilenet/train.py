@@ -186,7 +186,7 @@ def train(
         training.save(checkpoint)
         training.run(checkpoint, progress)
         save_weights(training.best_module(), out, training.description())
-        checkpoint.unlink()
+        checkpoint.unlink(missing_ok=True)
     best = training.best
     logger.info("%s: %.2f %% after epoch %d", out, 100 * best.held_out_accuracy, best.epoch)
     return TrainResult(

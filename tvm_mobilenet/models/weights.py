@@ -390,7 +390,7 @@ def _check_fits(path: Path, state: State, module: Module) -> None:
                 f"weights {path}: {key} is {str(value.dtype).removeprefix('torch.')}; "
                 "only floating-point weights are read"
             )
-        if not torch.isfinite(value).all():
+        if not torch.isfinite(value.to(torch.float32)).all():
             raise WeightsError(f"weights {path}: {key} holds infinities or NaN; train it again")
 
 
