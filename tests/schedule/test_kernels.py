@@ -145,7 +145,7 @@ def depthwise(size: int, channels: int, stride: int, kernel: int, batch: int = 1
         out_channels=channels,
         kernel=(kernel, kernel),
         stride=(stride, stride),
-        padding=(kernel // 2,) * 4,  # type: ignore[arg-type]
+        padding=(kernel // 2,) * 4,
         groups=channels,
         epilogue=RELU6,
     )
