@@ -15,6 +15,7 @@ from tvm_mobilenet.manifest import (
     Versions,
     description_json,
 )
+from tvm_mobilenet.models.weight_file import describe_weights
 from tvm_mobilenet.onnx_file import read_exported
 from tvm_mobilenet.protocols import Progress
 from tvm_mobilenet.targets import TargetSpec, load_target
@@ -42,14 +43,16 @@ def compile_model(
     """Compile a model of ours or an ONNX file into an artifact folder.
 
     Args:
-        model: a name (`mobilenet_v1_0.5_160`), or the path of an `.onnx` file.
+        model: a name (`mobilenet_v1_0.5_160`), one of our weight files, which knows its model, or
+            the path of an `.onnx` file.
         out: the folder to write; appears whole or not at all.
         weights: a weight file for a model of ours; None for seeded random weights.
         target: a target's name, a target file, or a loaded target.
         num_classes: for random weights; None for 1000.
         seed: of the random weights.
         keep_onnx: put the ONNX file beside the library; `verify` compares with it.
-        use_logs: use recorded schedules where there are any; computed ones serve the rest.
+        use_logs: use recorded schedules where there are any; computed ones serve the rest. None
+            are recorded yet, so both settings compile alike today.
         compiler: the C compiler to link with, in place of the target's own choice.
         progress: told of every stage.
 
@@ -60,13 +63,8 @@ def compile_model(
         OutputError: `out` cannot be written.
     """
     spec = target if isinstance(target, TargetSpec) else load_target(target)
-    name = str(model)
-    is_file = isinstance(model, Path) or name.endswith(".onnx")
-    if is_file and weights is not None:
-        raise UsageError(
-            f"weights {weights} were given together with {name}: an ONNX file holds its own; "
-            "leave one of the two out"
-        )
+    del use_logs
+    name, weights, is_file = _resolve_model(model, weights)
     with error_context(model=name, target=spec.name), OutputFolder(out) as folder:
         if is_file:
             onnx_path = Path(model)
@@ -90,6 +88,35 @@ def compile_model(
             compiler=compiler,
             progress=progress,
         )
+
+
+def _resolve_model(
+    model: str | Path, weights: Path | str | None
+) -> tuple[str, Path | str | None, bool]:
+    """Return (model name or ONNX path, weight file, whether it is an ONNX file)."""
+    text = str(model)
+    suffix = Path(text).suffix
+    if suffix == ".onnx" or suffix in _WEIGHT_SUFFIXES:
+        if weights is not None:
+            raise UsageError(
+                f"weights {weights} were given together with {text}, which holds its own; "
+                "leave one of the two out"
+            )
+        if suffix == ".onnx":
+            return text, None, True
+        description = describe_weights(text)
+        if description is None:
+            raise UsageError(
+                f"weights {text}: the file does not say which model it is for; give the model's "
+                f"name, and this file with --weights"
+            )
+        return description.model, text, False
+    if isinstance(model, Path):
+        raise UsageError(f"model {text}: give a model's name, an .onnx file or a weight file")
+    return text, weights, False
+
+
+_WEIGHT_SUFFIXES = (".safetensors", ".pth")
 
 
 def _compile_into(
