@@ -11,13 +11,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "classify_images": ("tvm_mobilenet.classify", "classify"),
     "compile_model": ("tvm_mobilenet.workflow", "compile_model"),
     "export_onnx": ("tvm_mobilenet.export", "export_onnx"),
     "list_models": ("tvm_mobilenet.models.spec", "list_models"),
     "list_targets": ("tvm_mobilenet.targets", "list_targets"),
     "load_target": ("tvm_mobilenet.targets", "load_target"),
+    "measure_artifact": ("tvm_mobilenet.measure", "measure"),
     "open_artifact": ("tvm_mobilenet.artifact", "open_artifact"),
     "train_model": ("tvm_mobilenet.train", "train"),
+    "verify_artifact": ("tvm_mobilenet.verify.report", "verify"),
 }
 """Name here, and where it comes from. A name that is also a module's cannot be used: importing the
 module would put it in the function's place."""

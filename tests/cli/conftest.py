@@ -103,3 +103,13 @@ def artifact_dir(tmp_path_factory, tiny_onnx: Path) -> Path:
     path = tmp_path_factory.mktemp("artifact") / "tiny"
     compile_model(tiny_onnx, out=path)
     return path
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory) -> Path:
+    """A MobileNet with random weights, compiled for this machine; look, do not touch."""
+    from tvm_mobilenet.workflow import compile_model
+
+    path = tmp_path_factory.mktemp("model") / "mobilenet"
+    compile_model("mobilenet_v1_0.25_32", out=path, num_classes=10)
+    return path

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from tvm_mobilenet import __version__
+from tvm_mobilenet.cli import classify, export, measure, models, targets, train, verify
 from tvm_mobilenet.cli import compile as compile_command
-from tvm_mobilenet.cli import export, models, targets, train
 from tvm_mobilenet.cli.console import print_error, print_line, set_verbosity, verbosity
 from tvm_mobilenet.errors import TvmMobilenetError
 
@@ -59,6 +59,9 @@ app.command(
 app.command("compile", epilog=_example("compile mobilenet_v1_0.5_160 --target rpi4 -o rpi4/"))(
     compile_command.compile_
 )
+app.command(epilog=_example("verify host/ --inputs 32"))(verify.verify)
+app.command(epilog=_example("measure host/ --threads 1 --profile"))(measure.measure)
+app.command(epilog=_example("classify host/ cat.jpg dog.png"))(classify.classify)
 
 
 def _print_version(value: bool) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "print_line",
     "print_note",
     "print_table",
+    "print_warning",
     "set_verbosity",
     "show_progress",
     "verbosity",
@@ -74,6 +75,12 @@ def print_note(text: str) -> None:
     """Write one line of status to stderr, unless --quiet."""
     if _verbosity >= 0:
         _err.print(escape(text), style="dim")
+
+
+def print_warning(text: str) -> None:
+    """Write one line of warning to stderr, unless --quiet."""
+    if _verbosity >= 0:
+        _err.print(f"warning: {escape(' '.join(text.split()))}", style="yellow")
 
 
 def print_error(text: str) -> None:

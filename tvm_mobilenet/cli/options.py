@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ArtifactDir", "AsJson", "Model", "Target", "Weights"]
+__all__ = ["ArtifactDir", "AsJson", "Model", "Target", "Threads", "Weights"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -39,6 +39,16 @@ Weights = Annotated[
         "--weights",
         metavar="FILE",
         help="A .safetensors or .pth file; without it the weights are random, with a fixed seed.",
+        show_default=False,
+    ),
+]
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help="Threads that compute; by default one on each fast core.",
         show_default=False,
     ),
 ]
