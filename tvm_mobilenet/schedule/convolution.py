@@ -22,9 +22,11 @@ from tvm_mobilenet.schedule.emit import (
     apply_epilogue,
     broadcast,
     constant,
+    task_loop,
     write_kernel,
 )
 from tvm_mobilenet.schedule.register_tile import Panel, column_panels, register_tiles, tile_cycles
+from tvm_mobilenet.schedule.threads import pays_to_parallelize
 from tvm_mobilenet.schedule.window import (
     WidthTile,
     each_width_tile,
@@ -49,6 +51,8 @@ class ConvPlan:
     """Vectors of output channels of the register tile, and of a weight panel."""
     lanes: int
     """Elements of a full vector."""
+    is_parallel: bool
+    """Cut the tasks among the threads; False where starting them costs more than they save."""
 
     def panels(self, channels: int) -> list[Panel]:
         """Return the weight panels of this plan."""
@@ -71,7 +75,12 @@ def plan_conv(workload: ConvWorkload, cpu: Cpu) -> ConvPlan:
             tile_cycles(tile.rows, len(panel.vectors), depth, cpu) for panel in panels
         )
         if best is None or cycles < best[0]:
-            plan = ConvPlan(column_tile=tile.rows, channel_vectors=tile.vectors, lanes=lanes)
+            plan = ConvPlan(
+                column_tile=tile.rows,
+                channel_vectors=tile.vectors,
+                lanes=lanes,
+                is_parallel=pays_to_parallelize(workload, cpu),
+            )
             best = (cycles, plan)
     if best is None:
         raise AssertionError(f"no register tile fits {cpu}")
@@ -112,7 +121,7 @@ def write_conv(workload: ConvWorkload, plan: ConvPlan) -> PrimFunc:
         full = [panel for panel in panels if panel.vectors == panels[0].vectors]
         writer = _ConvWriter(kernel, w)
         tiles = width_tiles(w, plan.column_tile)
-        with T.parallel(0, w.batch * w.out_height) as task:
+        with task_loop(w.batch * w.out_height, plan.is_parallel) as task:
             image = task // w.out_height if w.batch > 1 else 0
             row = task % w.out_height if w.batch > 1 else task
             with T.serial(0, len(full)) as index:

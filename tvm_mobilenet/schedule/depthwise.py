@@ -21,8 +21,10 @@ from tvm_mobilenet.schedule.emit import (
     apply_epilogue,
     constant,
     split_lanes,
+    task_loop,
     write_kernel,
 )
+from tvm_mobilenet.schedule.threads import pays_to_parallelize
 from tvm_mobilenet.schedule.window import (
     WidthTile,
     each_width_tile,
@@ -55,6 +57,8 @@ class DepthwisePlan:
     """Output rows of one task; tasks are cut among the threads."""
     channel_block: int
     """Full vectors of one task; 0 for all channels."""
+    is_parallel: bool
+    """Cut the tasks among the threads; False where starting them costs more than they save."""
 
 
 def plan_depthwise(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
@@ -75,7 +79,11 @@ def plan_depthwise(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
         wanted = min(vectors, 2 * cpu.cores)
         channel_block = max(d for d in _divisors(vectors) if d <= vectors // wanted)
     return DepthwisePlan(
-        column_tile=column_tile, lanes=lanes, row_block=row_block, channel_block=channel_block
+        column_tile=column_tile,
+        lanes=lanes,
+        row_block=row_block,
+        channel_block=channel_block,
+        is_parallel=pays_to_parallelize(workload, cpu),
     )
 
 
@@ -113,7 +121,7 @@ def write_depthwise(workload: ConvWorkload, plan: DepthwisePlan) -> PrimFunc:
         if full % block:
             channel_tasks, block = 1, max(full, 1)
         rows_total = w.batch * blocks
-        with T.parallel(0, rows_total * channel_tasks) as task:
+        with task_loop(rows_total * channel_tasks, plan.is_parallel) as task:
             image_block = task // channel_tasks
             image = image_block // blocks if w.batch > 1 else 0
             first_row = (image_block % blocks if w.batch > 1 else image_block) * plan.row_block

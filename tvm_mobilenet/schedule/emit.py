@@ -26,6 +26,8 @@ __all__ = [
     "by_lane",
     "overlapping_start",
     "split_lanes",
+    "task_loop",
+    "when",
     "write_kernel",
 ]
 
@@ -176,6 +178,11 @@ def write_kernel(
                 memories[parameter.name] = Memory(flat, dtype)
             body(KernelWriter(dtype, memories))
     return builder.get()
+
+
+def task_loop(extent: int, is_parallel: bool) -> Any:
+    """Open a loop over tasks, cut among the threads if that pays."""
+    return T.parallel(0, extent) if is_parallel else T.serial(0, extent)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from tvm_mobilenet.schedule.emit import (
     by_lane,
     constant,
     overlapping_start,
+    task_loop,
     write_kernel,
 )
 from tvm_mobilenet.schedule.register_tile import (
@@ -37,6 +38,7 @@ from tvm_mobilenet.schedule.register_tile import (
     register_tiles,
     tile_cycles,
 )
+from tvm_mobilenet.schedule.threads import pays_to_parallelize
 from tvm_mobilenet.schedule.workload import MatmulWorkload
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class MatmulPlan:
     """Multiply by a lane of a loaded vector instead of a broadcast scalar."""
     outer: Literal["rows", "columns"]
     """Which loop is outside, and is cut among the threads."""
+    is_parallel: bool
+    """Cut the tasks among the threads; False where starting them costs more than they save."""
 
     def panels(self, columns: int) -> list[Panel]:
         """Return the weight panels of this plan."""
@@ -92,6 +96,7 @@ def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = N
         lanes=lanes,
         by_lane=cpu.fma == "by-lane",
         outer=_outer_loop(workload, tile, lanes, cpu),
+        is_parallel=pays_to_parallelize(workload, cpu),
     )
 
 
@@ -152,7 +157,7 @@ def write_matmul(
         writer = MatmulWriter(kernel, workload, plan)
         row_tiles = math.ceil(workload.rows / plan.row_tile)
         if plan.outer == "rows":
-            with T.parallel(0, row_tiles) as index:
+            with task_loop(row_tiles, plan.is_parallel) as index:
                 row = overlapping_start(index, plan.row_tile, workload.rows)
                 writer.all_columns(kernel["x"], row, row)
         else:
@@ -208,7 +213,8 @@ class MatmulWriter:
 
     def parallel_columns(self, x: Memory, row_tiles: int) -> None:
         """Write every row tile of a panel, the panels cut among the threads."""
-        with T.parallel(0, len(self._full) + len(self._tail)) as index:
+        tasks = len(self._full) + len(self._tail)
+        with task_loop(tasks, self._plan.is_parallel) as index:
             if not self._tail:
                 self._panel_rows(x, row_tiles, self._full[0], index * self._width)
                 return

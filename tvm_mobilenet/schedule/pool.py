@@ -13,8 +13,10 @@ from tvm_mobilenet.schedule.emit import (
     Registers,
     constant,
     split_lanes,
+    task_loop,
     write_kernel,
 )
+from tvm_mobilenet.schedule.threads import pays_to_parallelize
 from tvm_mobilenet.schedule.workload import PoolWorkload
 
 if TYPE_CHECKING:
@@ -31,11 +33,17 @@ class PoolPlan:
     """Elements of a full vector."""
     chains: int
     """Sums kept apart and added at the end, so that one addition need not wait for the last."""
+    is_parallel: bool
+    """Cut the tasks among the threads; False where starting them costs more than they save."""
 
 
 def plan_pool(workload: PoolWorkload, cpu: Cpu) -> PoolPlan:
     """Compute the plan: as many chains as hide the latency of an addition."""
-    return PoolPlan(lanes=cpu.lanes(workload.dtype), chains=min(8, workload.pixels))
+    return PoolPlan(
+        lanes=cpu.lanes(workload.dtype),
+        chains=min(8, workload.pixels),
+        is_parallel=pays_to_parallelize(workload, cpu),
+    )
 
 
 def write_pool(
@@ -69,7 +77,7 @@ def write_pool(
         full = sum(1 for _, lanes in pieces if lanes == plan.lanes)
         with T.serial(0, w.batch) as image:
             if full:
-                with T.parallel(0, full) as index:
+                with task_loop(full, plan.is_parallel) as index:
                     vector(image, index * plan.lanes, plan.lanes)
             for offset, lanes in pieces[full:]:
                 vector(image, offset, lanes)

@@ -21,9 +21,15 @@ from tvm_mobilenet.schedule.emit import (
     Parameter,
     overlapping_start,
     split_lanes,
+    task_loop,
     write_kernel,
 )
 from tvm_mobilenet.schedule.matmul import MatmulPlan, MatmulWriter, plan_matmul
+from tvm_mobilenet.schedule.threads import (
+    CACHE_BYTES_PER_CYCLE,
+    LAUNCH_CYCLES,
+    pays_to_parallelize,
+)
 from tvm_mobilenet.schedule.workload import SeparableWorkload
 
 if TYPE_CHECKING:
@@ -38,6 +44,8 @@ class SeparablePlan:
 
     row_block: int
     """Output rows of one task; tasks are cut among the threads."""
+    is_parallel: bool
+    """Cut the tasks among the threads; False where starting them costs more than they save."""
     scratch_stride: int
     """Elements from one pixel to the next in scratch memory."""
     depthwise: DepthwisePlan
@@ -53,7 +61,8 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
     """
     w = workload.depthwise
     lanes = cpu.lanes(w.dtype)
-    row_block = _row_block(workload, cpu)
+    is_parallel = pays_to_parallelize(workload, cpu)
+    row_block = _row_block(workload, cpu, cpu.cores if is_parallel else 1)
     if row_block is None:
         return None
     stride = w.out_channels + (lanes if w.out_channels * 4 % 256 == 0 else 0)
@@ -62,6 +71,7 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
     pointwise = plan_matmul(block, cpu, row_bytes=stride * 4)
     return SeparablePlan(
         row_block=row_block,
+        is_parallel=is_parallel,
         scratch_stride=stride,
         depthwise=plan_depthwise(w, cpu),
         # A panel of weights stays in the L1 cache while the task's rows pass.
@@ -69,13 +79,7 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
     )
 
 
-_CACHE_BYTES_PER_CYCLE = 32
-"""What the L2 cache and the cores' shared cache deliver; 32 on Zen 4, less on small cores."""
-_LAUNCH_CYCLES = 6000
-"""Starting a parallel loop and one call of the virtual machine: 2 microseconds at 3 GHz, seen."""
-
-
-def _row_block(workload: SeparableWorkload, cpu: Cpu) -> int | None:
+def _row_block(workload: SeparableWorkload, cpu: Cpu, cores: int) -> int | None:
     """Return the rows of a task, or None where the two convolutions are better left apart.
 
     Fused, the pair saves one launch and the two trips of what lies between. It pays with the
@@ -85,17 +89,17 @@ def _row_block(workload: SeparableWorkload, cpu: Cpu) -> int | None:
     w = workload.depthwise
     weights = workload.pointwise.depth * workload.pointwise.columns * 4
     row_bytes = w.out_width * w.out_channels * 4
-    compute = workload.macs / cpu.lanes(w.dtype) / cpu.fma_units / cpu.cores
+    compute = workload.macs / cpu.lanes(w.dtype) / cpu.fma_units / cores
     best: tuple[float, int] | None = None
     for rows in range(1, w.out_height + 1):
         blocks = math.ceil(w.out_height / rows)
         tasks = w.batch * blocks
-        if tasks < cpu.cores or rows * row_bytes > cpu.l2_kib * 1024 // 2:
+        if tasks < cores or rows * row_bytes > cpu.l2_kib * 1024 // 2:
             continue
-        rounds = math.ceil(tasks / cpu.cores)
-        share = rounds * cpu.cores / tasks * (blocks * rows / w.out_height)
+        rounds = math.ceil(tasks / cores)
+        share = rounds * cores / tasks * (blocks * rows / w.out_height)
         halo = max(0, w.kernel[0] - w.stride[0]) * row_bytes * w.stride[1]
-        streamed = rounds * (weights + halo) / _CACHE_BYTES_PER_CYCLE
+        streamed = rounds * (weights + halo) / CACHE_BYTES_PER_CYCLE
         # The multiply-adds hide the reading as long as they take twice as long.
         cycles = compute * share + max(0.0, streamed - compute / 2)
         if best is None or cycles <= best[0]:
@@ -103,7 +107,7 @@ def _row_block(workload: SeparableWorkload, cpu: Cpu) -> int | None:
     if best is None:
         return None
     between = 2 * workload.pointwise.rows * workload.pointwise.depth * 4
-    apart = compute + between / cpu.cores / _CACHE_BYTES_PER_CYCLE + _LAUNCH_CYCLES
+    apart = compute + between / cores / CACHE_BYTES_PER_CYCLE + LAUNCH_CYCLES
     return best[1] if best[0] < apart else None
 
 
@@ -129,7 +133,7 @@ def write_separable(
     def body(kernel: KernelWriter) -> None:
         blocks = math.ceil(w.out_height / plan.row_block)
         rows = plan.row_block * w.out_width
-        with T.parallel(0, w.batch * blocks) as task:
+        with task_loop(w.batch * blocks, plan.is_parallel) as task:
             image = task // blocks if w.batch > 1 else 0
             block = task % blocks if w.batch > 1 else task
             first_row = overlapping_start(block, plan.row_block, w.out_height)
