@@ -19,6 +19,7 @@ _EXPORTS = {
     "load_target": ("tvm_mobilenet.targets", "load_target"),
     "measure_artifact": ("tvm_mobilenet.measure", "measure"),
     "open_artifact": ("tvm_mobilenet.artifact", "open_artifact"),
+    "run_model": ("tvm_mobilenet.run", "run"),
     "train_model": ("tvm_mobilenet.train", "train"),
     "verify_artifact": ("tvm_mobilenet.verify.report", "verify"),
 }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from tvm_mobilenet.cli.app import run_command
 
@@ -113,3 +114,16 @@ def model_dir(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "mobilenet"
     compile_model("mobilenet_v1_0.25_32", out=path, num_classes=10)
     return path
+
+
+@pytest.fixture
+def labelled_pictures(tmp_path: Path) -> Path:
+    """Ten dark and ten bright pictures, in a folder for each kind."""
+    rng = np.random.default_rng(0)
+    for name, low in (("bright", 128), ("dark", 0)):
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        for index in range(10):
+            pixels = rng.integers(low, low + 128, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    return tmp_path / "pictures"

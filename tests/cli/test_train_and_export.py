@@ -2,29 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 MODEL = "mobilenet_v1_0.25_32"
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Ten dark and ten bright pictures."""
-    rng = np.random.default_rng(0)
-    for name, low in (("bright", 128), ("dark", 0)):
-        folder = tmp_path / "pictures" / name
-        folder.mkdir(parents=True)
-        for index in range(10):
-            pixels = rng.integers(low, low + 128, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{index}.png")
-    return tmp_path / "pictures"
-
-
-def test_train_then_export(cli, pictures: Path, tmp_path: Path):
+def test_train_then_export(cli, labelled_pictures: Path, tmp_path: Path):
     weights, onnx = tmp_path / "w.safetensors", tmp_path / "m.onnx"
-    trained = cli("train", MODEL, "--data", pictures, "--epochs", 1, "-o", weights)
+    trained = cli("train", MODEL, "--data", labelled_pictures, "--epochs", 1, "-o", weights)
     assert trained.code == 0, trained.err
     assert f"weights   {weights}\n" in trained.out
     assert "of 4 held-out pictures, after epoch 1 of 1" in trained.out
@@ -63,7 +48,7 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(cli, tmp_path: Path, wor
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_while_training_tells_how_to_go_on(cli, pictures, tmp_path, monkeypatch):
+def test_ctrl_c_while_training_tells_how_to_go_on(cli, labelled_pictures, tmp_path, monkeypatch):
     from tvm_mobilenet import train
 
     def interrupted(*_args):
@@ -71,7 +56,7 @@ def test_ctrl_c_while_training_tells_how_to_go_on(cli, pictures, tmp_path, monke
 
     monkeypatch.setattr(train._Training, "_epoch", interrupted)
     weights = tmp_path / "w.safetensors"
-    result = cli("train", MODEL, "--data", pictures, "-o", weights)
+    result = cli("train", MODEL, "--data", labelled_pictures, "-o", weights)
     assert result.code == 130
     assert "goes on from the last whole epoch" in result.err
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "w.safetensors.checkpoint"}

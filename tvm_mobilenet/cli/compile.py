@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvm_mobilenet.cli.console import print_line, show_progress
-from tvm_mobilenet.cli.options import Target, Weights
+from tvm_mobilenet.cli.options import NoLogs, Target, Weights
 
 if TYPE_CHECKING:
     from tvm_mobilenet.artifact import Artifact
@@ -19,16 +19,15 @@ def compile_(
         str,
         typer.Argument(
             metavar="MODEL|FILE.onnx",
-            help="mobilenet_v1_<alpha>_<resolution>, or a convolutional network of your own.",
+            help="mobilenet_v1_<alpha>_<resolution>, weights of ours, or a convolutional network "
+            "of your own.",
             show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", show_default=False)],
     weights: Weights = None,
     target: Target = "host",
-    no_logs: Annotated[
-        bool, typer.Option("--no-logs", help="Use computed schedules alone, no recorded ones.")
-    ] = False,
+    no_logs: NoLogs = False,
     no_onnx: Annotated[
         bool, typer.Option("--no-onnx", help="Leave the ONNX file out of DIR; no `verify` then.")
     ] = False,

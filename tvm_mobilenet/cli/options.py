@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ArtifactDir", "AsJson", "Model", "Target", "Threads", "Weights"]
+__all__ = ["ArtifactDir", "AsJson", "Model", "NoLogs", "Target", "Threads", "Weights"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -51,4 +51,8 @@ Threads = Annotated[
         help="Threads that compute; by default one on each fast core.",
         show_default=False,
     ),
+]
+
+NoLogs = Annotated[
+    bool, typer.Option("--no-logs", help="Use computed schedules alone, no recorded ones.")
 ]
