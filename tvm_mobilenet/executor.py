@@ -1,0 +1,236 @@
+"""A compiled model opened on this machine: run it, look into it, time it.
+
+Needs TVM's runtime only; its compiler need not be installed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mobilenet.artifact import Artifact
+from tvm_mobilenet.compute_thread import ComputeThread
+from tvm_mobilenet.errors import ArtifactError, ManifestMismatchError, SpecError
+from tvm_mobilenet.records import LayerRecord, TensorInfo
+
+__all__ = ["LocalExecutor"]
+
+Array = npt.NDArray[Any]
+Inputs = Mapping[str, Array]
+
+_TIMED = "tvm_mobilenet_timed"
+_SKIP_RUN = 1  # tvm.runtime.vm.VMInstrumentReturnKind.SKIP_RUN
+
+
+class LocalExecutor:
+    """An artifact's library, loaded, with a thread pool of its own.
+
+    Use it as a context manager, or `close` it. Several may be open at once, each with its own
+    number of threads; one executor serves one caller at a time.
+
+    Args:
+        artifact: what `open_artifact` returned.
+        threads: how many threads compute, None for one on each fast core. `TVM_NUM_THREADS` has no
+            say in it.
+
+    Raises:
+        ArtifactError: TVM cannot load the library.
+        SpecError: a number of threads that this machine does not have.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+        self.artifact = artifact
+        self._thread = ComputeThread(threads)
+        try:
+            self.load_ms = self._thread.call(self._load)
+            """Milliseconds from opening the library to being ready for a call."""
+        except BaseException:
+            self._thread.close()
+            raise
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        return self._thread.threads
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """What `run` takes."""
+        return self.artifact.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """What `run` returns."""
+        return self.artifact.manifest.outputs
+
+    def close(self) -> None:
+        """End the threads."""
+        self._thread.close()
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def run(self, inputs: Inputs) -> dict[str, Array]:
+        """Compute every output once.
+
+        Args:
+            inputs: an array for each input of the manifest, of exactly its shape and dtype.
+
+        Raises:
+            SpecError: an input is missing, left over, or of another shape or dtype.
+        """
+        arrays = self._checked(inputs)
+        return self._thread.call(self._run, arrays)
+
+    def times_ms(self, inputs: Inputs, repeat: int) -> list[float]:
+        """Time `repeat` inferences one by one.
+
+        The clock runs in a loop in Python around a call that has its arguments bound already, which
+        adds less than a microsecond to each; inputs are not copied and outputs not fetched. TVM's
+        `time_evaluator` gives the same figures but does not show the warm-up.
+        """
+        arrays = self._checked(inputs)
+        return self._thread.call(self._times, arrays, repeat)
+
+    def layer_outputs(self, inputs: Inputs) -> list[Array]:
+        """Run once and return what each kernel call wrote, in the order of `manifest.layers`."""
+        found: list[Array] = []
+
+        def copy_output(_layer: LayerRecord, kernel: Any, args: tuple[Any, ...]) -> None:
+            kernel(*args)
+            # The memory is used again by a later kernel.
+            found.append(np.array(args[-1].numpy(), copy=True))
+
+        arrays = self._checked(inputs)
+        self._thread.call(self._instrumented, arrays, copy_output, 1)
+        return found
+
+    def layer_times_ms(self, inputs: Inputs, repeat: int) -> npt.NDArray[np.float64]:
+        """Time every kernel call, in its place in the inference.
+
+        Shapes:
+            (repeat, len(manifest.layers)) f64.
+        """
+        values: list[float] = []
+        clock = time.perf_counter_ns
+
+        def timed(_layer: LayerRecord, kernel: Any, args: tuple[Any, ...]) -> None:
+            begin = clock()
+            kernel(*args)
+            values.append((clock() - begin) / 1e6)
+
+        arrays = self._checked(inputs)
+        self._thread.call(self._instrumented, arrays, timed, repeat)
+        return np.asarray(values).reshape(repeat, len(self.artifact.manifest.layers))
+
+    def _checked(self, inputs: Inputs) -> list[Array]:
+        known = [info.name for info in self.inputs]
+        left_over = sorted(set(inputs) - set(known))
+        if left_over:
+            raise SpecError(f"input {left_over[0]!r}: the model takes {', '.join(known)}")
+        arrays = []
+        for info in self.inputs:
+            if info.name not in inputs:
+                raise SpecError(f"input {info.name!r}: missing; the model takes {', '.join(known)}")
+            array = inputs[info.name]
+            if array.shape != info.shape or array.dtype != np.dtype(info.dtype):
+                raise SpecError(
+                    f"input {info.name!r}: {array.dtype} {array.shape} was given, the model takes "
+                    f"{info.dtype} {info.shape} ({info.layout})"
+                )
+            arrays.append(np.ascontiguousarray(array))
+        return arrays
+
+    # Everything below runs on the compute thread.
+
+    def _load(self) -> float:
+        import tvm
+        from tvm.runtime.vm import VirtualMachine
+
+        begin = time.perf_counter()
+        try:
+            library = tvm.runtime.load_module(str(self.artifact.library_path))
+            self._vm = VirtualMachine(library, tvm.cpu())
+            self._main = self._vm["main"]
+        except Exception as err:
+            reason = " ".join(str(err).split())[-200:] or type(err).__name__
+            raise ArtifactError(
+                f"artifact {self.artifact.path}: its library, made with TVM "
+                f"{self.artifact.manifest.versions.tvm}, cannot be loaded by TVM "
+                f"{tvm.__version__}: {reason}"
+            ) from err
+        self._to_tensor = tvm.runtime.tensor
+        return (time.perf_counter() - begin) * 1e3
+
+    def _run(self, arrays: list[Array]) -> dict[str, Array]:
+        result = self._main(*(self._to_tensor(array) for array in arrays))
+        tensors = [result] if hasattr(result, "numpy") else list(result)
+        return {
+            info.name: np.asarray(tensor.numpy())
+            for info, tensor in zip(self.outputs, tensors, strict=True)
+        }
+
+    def _times(self, arrays: list[Array], repeat: int) -> list[float]:
+        tensors = [self._to_tensor(array) for array in arrays]
+        self._vm.save_function("main", _TIMED, *tensors, include_return=False)
+        infer = self._vm[_TIMED]
+        clock = time.perf_counter_ns
+        values = [0] * repeat
+        for index in range(repeat):
+            begin = clock()
+            infer()
+            values[index] = clock() - begin
+        return [value / 1e6 for value in values]
+
+    def _instrumented(
+        self,
+        arrays: list[Array],
+        visit: Callable[[LayerRecord, Any, tuple[Any, ...]], None],
+        repeat: int,
+    ) -> None:
+        """Run, handing every kernel call to `visit`, which makes the call itself."""
+        layers = self.artifact.manifest.layers
+        kernels = {layer.kernel for layer in layers}
+        position = 0
+
+        def instrument(kernel: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
+            nonlocal position
+            if not before or symbol not in kernels:
+                return 0
+            if position >= len(layers) or layers[position].kernel != symbol:
+                raise self._layer_mismatch(position, symbol)
+            visit(layers[position], kernel, args)
+            position += 1
+            return _SKIP_RUN
+
+        tensors = [self._to_tensor(array) for array in arrays]
+        self._vm.set_instrument(instrument)
+        try:
+            for _ in range(repeat):
+                position = 0
+                self._main(*tensors)
+                if position != len(layers):
+                    raise self._layer_mismatch(position, "the end")
+        finally:
+            self._vm.set_instrument(None)
+
+    def _layer_mismatch(self, position: int, found: str) -> ManifestMismatchError:
+        layers = self.artifact.manifest.layers
+        expected = layers[position].kernel if position < len(layers) else "the end"
+        return ManifestMismatchError(
+            f"artifact {self.artifact.path}: kernel call {position} is {found}, the manifest says "
+            f"{expected}; compile the model again"
+        )

@@ -1,0 +1,135 @@
+"""Where do two implementations part? Every layer's output against ONNX Runtime's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from tvm_mobilenet.artifact import Artifact
+from tvm_mobilenet.executor import LocalExecutor
+from tvm_mobilenet.inputs import in_onnx_layout
+from tvm_mobilenet.records import LayerRecord
+from tvm_mobilenet.verify.engines import onnx_file, onnx_session
+from tvm_mobilenet.verify.parity import ParityStatistics, compare_outputs, threshold_for
+
+__all__ = ["DriftReport", "LayerDrift", "compare_layers"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDrift:
+    """One layer's output against the same tensor in ONNX Runtime."""
+
+    index: int
+    kernel: str
+    family: str
+    tensor: str | None
+    """None where the layer computes no tensor of the ONNX graph."""
+    relative_l2: float | None
+    """Accumulated from the input to here; None where there is nothing to compare with."""
+    max_abs_error: float | None
+    growth: float | None
+    """`relative_l2` over that of the layer compared before: what this layer added."""
+    exceeds: bool
+    """Whether `relative_l2` is above the threshold."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        names = ("index", "kernel", "family", "tensor", "relative_l2", "max_abs_error", "growth")
+        values = {name: getattr(self, name) for name in names}
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        return {**finite, "exceeds": self.exceeds}
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    """Every layer of one inference, in order."""
+
+    layers: tuple[LayerDrift, ...]
+    threshold: float
+    """Relative L2 above which a layer counts as departed."""
+
+    @property
+    def first_departed(self) -> LayerDrift | None:
+        """The first layer above the threshold, or None."""
+        return next((layer for layer in self.layers if layer.exceeds), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        first = self.first_departed
+        return {
+            "threshold": self.threshold,
+            "first_departed": first.index if first else None,
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
+
+def compare_layers(
+    artifact: Artifact, executor: LocalExecutor, inputs: Mapping[str, Array]
+) -> DriftReport:
+    """Run one input through both and compare every tensor that both compute.
+
+    ONNX Runtime gets a copy of the graph with those tensors among the outputs, its own graph
+    optimisations off, so that it computes each of them as the graph says.
+    """
+    layers = artifact.manifest.layers
+    found = executor.layer_outputs(inputs)
+    expected = _tensors_of(artifact, [layer.tensor for layer in layers if layer.tensor], inputs)
+    rows: list[LayerDrift] = []
+    before = 0.0
+    for layer, ours in zip(layers, found, strict=True):
+        theirs = expected.get(layer.tensor or "")
+        statistics = _compare(layer, theirs, ours) if theirs is not None else None
+        rows.append(_row(layer, statistics, before))
+        if statistics is not None:
+            before = statistics.relative_l2
+    return DriftReport(tuple(rows), threshold_for("float32").relative_l2)
+
+
+def _compare(layer: LayerRecord, theirs: Array, ours: Array) -> ParityStatistics:
+    ours = in_onnx_layout(ours, layer.layout)
+    # A layer may write the tensor in another shape: (N, C) where ONNX keeps (N, C, 1, 1).
+    return compare_outputs(
+        "onnxruntime", layer.tensor or "", [theirs], [ours.reshape(theirs.shape)], classes=False
+    )
+
+
+def _row(layer: LayerRecord, statistics: ParityStatistics | None, before: float) -> LayerDrift:
+    return LayerDrift(
+        index=layer.index,
+        kernel=layer.kernel,
+        family=layer.family,
+        tensor=layer.tensor,
+        relative_l2=statistics.relative_l2 if statistics else None,
+        max_abs_error=statistics.max_abs_error if statistics else None,
+        growth=statistics.relative_l2 / before if statistics and before > 0 else None,
+        exceeds=statistics is not None and not statistics.is_within,
+    )
+
+
+def _tensors_of(
+    artifact: Artifact, names: Sequence[str], inputs: Mapping[str, Array]
+) -> dict[str, Array]:
+    import onnx
+
+    model = onnx.load(str(onnx_file(artifact)))
+    present = {name for node in model.graph.node for name in node.output}
+    outputs = {value.name for value in model.graph.output}
+    wanted = [name for name in dict.fromkeys(names) if name in present]
+    for name in wanted:
+        if name not in outputs:
+            model.graph.output.append(onnx.ValueInfoProto(name=name))
+    session = onnx_session(model.SerializeToString(), optimize=False)
+    feeds = {
+        info.name: in_onnx_layout(inputs[info.name], info.layout)
+        for info in artifact.manifest.inputs
+    }
+    return dict(zip(wanted, session.run(wanted, feeds), strict=True)) if wanted else {}

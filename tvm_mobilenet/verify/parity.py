@@ -1,0 +1,200 @@
+"""Do two implementations compute the same? The numbers, and where the line is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["THRESHOLDS", "ParityStatistics", "Threshold", "compare_outputs", "threshold_for"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """How far outputs of one dtype may be apart."""
+
+    relative_l2: float
+    """Largest relative L2 error of any input."""
+    agreement: float
+    """Smallest share of the inputs on which the best class, and the best five, are the same."""
+    reason: str
+    """Why just that much."""
+
+
+THRESHOLDS = {
+    "float32": Threshold(
+        relative_l2=1e-4,
+        agreement=1.0,
+        reason=(
+            "two libraries add the up to 1024 products of a value in different orders: an error of "
+            "about sqrt(1024) * 2^-24 = 2e-6 a layer; the deepest MobileNets have some 50 layers, "
+            "and if all errors pointed the same way they would add up to 1e-4. A wrong weight or "
+            "border gives 1e-2 and more"
+        ),
+    ),
+}
+"""Keyed by the dtype of the output. float16 and int8 models get their own lines."""
+
+_EXACT = Threshold(relative_l2=0.0, agreement=1.0, reason="integers are equal or not")
+
+
+def threshold_for(dtype: str) -> Threshold:
+    """Return the threshold for outputs of `dtype`; integers must be equal."""
+    return THRESHOLDS.get(dtype, _EXACT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityStatistics:
+    """One output of the compiled model against that of a reference, over all inputs."""
+
+    reference: str
+    """`onnxruntime` or `pytorch`."""
+    output: str
+    """Name of the output."""
+    dtype: str
+    inputs: int
+    """How many inputs were compared."""
+    max_abs_error: float
+    """Largest difference of any value, in the output's own unit."""
+    max_abs_reference: float
+    """Largest magnitude in the reference: what `max_abs_error` is to be seen against."""
+    relative_l2: float
+    """|y - r| / |r| in the Euclidean norm, the largest of all inputs."""
+    cosine: float
+    """Cosine of the angle between y and r, the smallest of all inputs."""
+    snr_db: float | None
+    """10 log10(|r|^2 / |y - r|^2), the smallest of all inputs; None where every value is equal."""
+    top1_agreement: float | None
+    """Share of the inputs on which both prefer the same class; None for no classifier.
+
+    A tie within the rounding that the threshold grants is no disagreement.
+    """
+    top5_agreement: float | None
+    """Share of the inputs whose five best classes are the same set; None below six classes."""
+    not_finite: int
+    """Values that are infinite or NaN in one of the two and not the same in the other."""
+
+    @property
+    def threshold(self) -> Threshold:
+        """What these numbers are held against."""
+        return threshold_for(self.dtype)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What exceeds the threshold, in words; empty where nothing does."""
+        limit = self.threshold
+        found = []
+        if self.not_finite:
+            found.append(f"{self.not_finite} values are not finite")
+        if not self.relative_l2 <= limit.relative_l2:
+            found.append(f"relative L2 {self.relative_l2:.2g} (at most {limit.relative_l2:g})")
+        for name, share in (("top-1", self.top1_agreement), ("top-5", self.top5_agreement)):
+            if share is not None and share < limit.agreement:
+                found.append(f"{name} agreement {share:.2%} (at least {limit.agreement:.0%})")
+        return tuple(found)
+
+    @property
+    def is_within(self) -> bool:
+        """Whether nothing exceeds the threshold."""
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values, the threshold and the verdict among them."""
+        values = {name: _finite(value) for name, value in asdict(self).items()}
+        return {**values, "threshold": asdict(self.threshold), "within": self.is_within}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def compare_outputs(
+    reference: str,
+    output: str,
+    expected: Sequence[Array],
+    found: Sequence[Array],
+    *,
+    classes: bool = True,
+) -> ParityStatistics:
+    """Compare an output's values, one array an input, with those of a reference.
+
+    Args:
+        reference: name of the reference.
+        output: name of the output.
+        expected: what the reference computed.
+        found: what the compiled model computed, in the same order and shape.
+        classes: a two-dimensional output holds the scores of classes.
+    """
+    dtype = str(found[0].dtype)
+    limit = threshold_for(dtype).relative_l2
+    relative, cosines, signal_to_noise = [], [], []
+    top1: list[bool] = []
+    top5: list[bool] = []
+    max_error = max_reference = 0.0
+    not_finite = 0
+    for theirs, ours in zip(expected, found, strict=True):
+        if theirs.shape != ours.shape:
+            raise ValueError(f"output {output}: shapes {theirs.shape} and {ours.shape} differ")
+        r, y = theirs.astype(np.float64), ours.astype(np.float64)
+        same = (r == y) | (np.isnan(r) & np.isnan(y))
+        usable = np.isfinite(r) & np.isfinite(y)
+        not_finite += int(np.count_nonzero(~usable & ~same))
+        error = np.where(usable, y - r, 0.0)
+        r, y = np.where(usable, r, 0.0), np.where(usable, y, 0.0)
+        max_error = max(max_error, float(np.abs(error).max(initial=0)))
+        max_reference = max(max_reference, float(np.abs(r).max(initial=0)))
+        ratio = _ratio(float(np.linalg.norm(error)), float(np.linalg.norm(r)))
+        relative.append(ratio)
+        cosines.append(_cosine(r.ravel(), y.ravel()))
+        if ratio > 0:
+            signal_to_noise.append(-20 * math.log10(ratio) if ratio < math.inf else -math.inf)
+        if classes and r.ndim == 2 and r.shape[1] > 1:
+            top1 += [_same_best(a, b, 1, limit) for a, b in zip(r, y, strict=True)]
+            if r.shape[1] > 5:
+                top5 += [_same_best(a, b, 5, limit) for a, b in zip(r, y, strict=True)]
+    return ParityStatistics(
+        reference=reference,
+        output=output,
+        dtype=dtype,
+        inputs=len(found),
+        max_abs_error=max_error,
+        max_abs_reference=max_reference,
+        relative_l2=max(relative),
+        cosine=min(cosines),
+        snr_db=min(signal_to_noise, default=None),
+        top1_agreement=sum(top1) / len(top1) if top1 else None,
+        top5_agreement=sum(top5) / len(top5) if top5 else None,
+        not_finite=not_finite,
+    )
+
+
+def _ratio(error: float, reference: float) -> float:
+    if error == 0:
+        return 0.0
+    return error / reference if reference > 0 else math.inf
+
+
+def _cosine(r: Array, y: Array) -> float:
+    norms = float(np.linalg.norm(r) * np.linalg.norm(y))
+    if norms == 0:
+        return 1.0 if not r.any() and not y.any() else 0.0
+    return float(np.dot(r, y)) / norms
+
+
+def _same_best(r: Array, y: Array, count: int, limit: float) -> bool:
+    """Tell whether the best `count` classes of `y` are also best in `r`, up to a tie in `r`.
+
+    Two scores of an error vector no longer than limit * |r| can change places only if they are
+    within sqrt(2) of that length.
+    """
+    chosen = np.argpartition(-y, count - 1)[:count]
+    last_place = np.partition(r, -count)[-count]
+    tie = math.sqrt(2) * limit * float(np.linalg.norm(r))
+    return bool((r[chosen] >= last_place - tie).all())
