@@ -27,7 +27,6 @@ from tvm_mobilenet.artifact import Artifact, open_artifact
 from tvm_mobilenet.compute_thread import resolve_threads
 from tvm_mobilenet.errors import SpecError, TvmMobilenetError
 from tvm_mobilenet.profile import Profile, profile_from
-from tvm_mobilenet.verify.engines import onnx_file
 
 __all__ = ["HostFacts", "Measurement", "Memory", "Timing", "host_facts", "measure"]
 
@@ -180,16 +179,13 @@ class Measurement:
     """UTC, ISO 8601."""
     versions: Mapping[str, str]
     """Of what measured: `tvm_mobilenet`, `tvm`."""
-    onnxruntime: Timing | None = None
-    """The same model in ONNX Runtime, turn about in the same process, where it was asked for."""
     profile: Profile | None = None
     """Where it was asked for."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What makes the figures doubtful, in words."""
-        theirs = self.onnxruntime.warnings if self.onnxruntime else ()
-        return self.timing.warnings + tuple(f"ONNX Runtime: {text}" for text in theirs)
+        return self.timing.warnings
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -208,7 +204,6 @@ class Measurement:
             "host": self.host.to_dict(),
             "date": self.date,
             "versions": dict(self.versions),
-            "onnxruntime": self.onnxruntime.to_dict() if self.onnxruntime else None,
             "profile": self.profile.to_dict() if self.profile else None,
             "warnings": list(self.warnings),
         }
@@ -221,7 +216,6 @@ def measure(
     warmup: int = DEFAULT_WARMUP,
     repeat: int = DEFAULT_REPEAT,
     profile: bool = False,
-    beside_onnxruntime: bool = False,
 ) -> Measurement:
     """Time an artifact on this machine.
 
@@ -231,7 +225,6 @@ def measure(
         warmup: inferences before it counts.
         repeat: inferences that count.
         profile: time every layer too, and the machine's peak to set it against.
-        beside_onnxruntime: time ONNX Runtime on the same model and threads, turn about.
 
     Raises:
         ArtifactError: the artifact is damaged or for another machine.
@@ -242,8 +235,6 @@ def measure(
         if value < least:
             raise SpecError(f"{name} {value}: give {least} or more")
     threads = resolve_threads(threads)
-    if beside_onnxruntime:
-        onnx_file(artifact)
     host = host_facts()
     found = _probe(
         {
@@ -252,7 +243,6 @@ def measure(
             "warmup": warmup,
             "repeat": repeat,
             "profile": profile,
-            "beside_onnxruntime": beside_onnxruntime,
         }
     )
     return _measurement(artifact, str(path), threads, host, found)
@@ -264,7 +254,6 @@ def _measurement(
     manifest = artifact.manifest
     times = found["layer_times_ms"]
     timing = Timing(tuple(found["warmup_ms"]), tuple(found["values_ms"]))
-    theirs = found["onnxruntime"]
     return Measurement(
         artifact=path,
         model=manifest.model.name,
@@ -280,9 +269,6 @@ def _measurement(
         host=host,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={"tvm_mobilenet": tvm_mobilenet.__version__, "tvm": found["tvm"]},
-        onnxruntime=Timing(tuple(theirs["warmup_ms"]), tuple(theirs["values_ms"]))
-        if theirs
-        else None,
         profile=profile_from(manifest, times, timing.median_ms, threads) if times else None,
     )
 

@@ -14,16 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tvm_mobilenet.artifact import Artifact, open_artifact
+from tvm_mobilenet.artifact import open_artifact
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.executor import LocalExecutor
-from tvm_mobilenet.inputs import Inputs, seeded
+from tvm_mobilenet.inputs import seeded
 
 _STATUS = Path("/proc/self/status")
-_TURNS = 5
 _PROFILE_RUNS = 50
-_SETTLE_S = 0.3
-"""Idle workers of either thread pool spin for about a tenth of a second before they sleep."""
 
 
 def main(request_json: str) -> None:
@@ -36,6 +33,9 @@ def main(request_json: str) -> None:
 
 
 def _probe(request: Mapping[str, Any]) -> dict[str, Any]:
+    # tvm_ffi imports torch where there is one, only to trade tensors with it: three seconds and
+    # 200 MB that a library does not need.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     import tvm
     import tvm.runtime.vm  # here, so that it is not counted as the model's
 
@@ -52,43 +52,16 @@ def _probe(request: Mapping[str, Any]) -> dict[str, Any]:
             "first_run_ms": (time.perf_counter() - begin) * 1e3,
             "before_bytes": before,
             "peak_bytes": max(before, _peak_bytes()),
-            "onnxruntime": None,
             "layer_times_ms": None,
         }
         warmup, repeat = request["warmup"], request["repeat"]
-        if request["beside_onnxruntime"]:
-            answer |= _turn_about(artifact, executor, inputs, warmup, repeat)
-        else:
-            answer |= _series(executor.times_ms(inputs, warmup + repeat), warmup)
+        values = executor.times_ms(inputs, warmup + repeat)
+        answer |= {"warmup_ms": values[:warmup], "values_ms": values[warmup:]}
         if request["profile"]:
             runs = min(repeat, _PROFILE_RUNS)
             executor.layer_times_ms(inputs, max(1, min(warmup, runs)))
             answer["layer_times_ms"] = executor.layer_times_ms(inputs, runs).tolist()
     return answer
-
-
-def _series(values: list[float], warmup: int) -> dict[str, Any]:
-    return {"warmup_ms": values[:warmup], "values_ms": values[warmup:]}
-
-
-def _turn_about(
-    artifact: Artifact, executor: LocalExecutor, inputs: Inputs, warmup: int, repeat: int
-) -> dict[str, Any]:
-    """Time both a few inferences at a time, so that a slow spell of the machine hits both."""
-    from tvm_mobilenet.verify.engines import OnnxRuntime
-
-    reference = OnnxRuntime(artifact, executor.threads)
-    ours: dict[str, list[float]] = {"warmup_ms": [], "values_ms": []}
-    theirs: dict[str, list[float]] = {"warmup_ms": [], "values_ms": []}
-    turns = min(_TURNS, repeat)
-    for turn in range(turns):
-        count = repeat // turns + (turn < repeat % turns)
-        for record, times in ((ours, executor.times_ms), (theirs, reference.times_ms)):
-            time.sleep(_SETTLE_S)
-            values = times(inputs, warmup + count)
-            record["warmup_ms"] += values[:warmup]
-            record["values_ms"] += values[warmup:]
-    return {**ours, "onnxruntime": theirs}
 
 
 def _reset_peak() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,17 +57,6 @@ class OnnxRuntime:
         feeds = {info.name: in_onnx_layout(inputs[info.name], info.layout) for info in self._inputs}
         names = [info.name for info in self._outputs]
         return dict(zip(names, self._session.run(names, feeds), strict=True))
-
-    def times_ms(self, inputs: Mapping[str, Array], repeat: int) -> list[float]:
-        """Time `repeat` inferences one by one."""
-        feeds = {info.name: in_onnx_layout(inputs[info.name], info.layout) for info in self._inputs}
-        names = [info.name for info in self._outputs]
-        values = [0] * repeat
-        for index in range(repeat):
-            begin = time.perf_counter_ns()
-            self._session.run(names, feeds)
-            values[index] = time.perf_counter_ns() - begin
-        return [value / 1e6 for value in values]
 
 
 def onnx_file(artifact: Artifact) -> Path:
