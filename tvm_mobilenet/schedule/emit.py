@@ -90,12 +90,9 @@ def apply_epilogue(
     epilogue: Epilogue,
     lanes: int,
     dtype: str,
-    bias: Expr | None = None,
     residual: Expr | None = None,
 ) -> Expr:
-    """Return `value` with bias, residual and bounds applied."""
-    if bias is not None:
-        value = value + bias
+    """Return `value` with residual and bounds applied; accumulators begin at the bias."""
     if residual is not None:
         value = value + residual
     if epilogue.low != -float("inf"):

@@ -245,9 +245,10 @@ class MatmulWriter:
         rows = self._plan.row_tile
         bias, residual = self._kernel.get("bias"), self._kernel.get("residual")
         accumulators = [Registers(rows, dtype, lanes) for _, lanes in panel.vectors]
-        for vector, (_, lanes) in enumerate(panel.vectors):
+        for vector, (offset, lanes) in enumerate(panel.vectors):
+            first = bias.load(start + offset, lanes) if bias else constant(0.0, dtype, lanes)
             for r in range(rows):
-                accumulators[vector][r] = constant(0.0, dtype, lanes)
+                accumulators[vector][r] = first
         self._reduce(x, x_row, panel, start * depth, accumulators, rows)
         for vector, (offset, lanes) in enumerate(panel.vectors):
             column = start + offset
@@ -258,7 +259,6 @@ class MatmulWriter:
                     epilogue,
                     lanes,
                     dtype,
-                    bias.load(column, lanes) if bias else None,
                     residual.load(index, lanes) if residual else None,
                 )
                 self._kernel["y"].store(index, value, lanes)
