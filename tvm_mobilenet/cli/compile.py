@@ -9,6 +9,7 @@ import typer
 
 from tvm_mobilenet.cli.console import print_line, show_progress
 from tvm_mobilenet.cli.options import NoLogs, Target, Weights
+from tvm_mobilenet.cli.targets import load_shown
 
 if TYPE_CHECKING:
     from tvm_mobilenet.artifact import Artifact
@@ -53,7 +54,7 @@ def compile_(
             model,
             out=output,
             weights=weights,
-            target=target,
+            target=load_shown(target, progress),
             keep_onnx=not no_onnx,
             use_logs=not no_logs,
             compiler=cc,

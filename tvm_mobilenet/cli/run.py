@@ -9,6 +9,7 @@ import typer
 
 from tvm_mobilenet.cli.console import print_json, print_line, print_note, print_table, show_progress
 from tvm_mobilenet.cli.options import AsJson, NoLogs, Target, Weights
+from tvm_mobilenet.cli.targets import load_shown
 
 if TYPE_CHECKING:
     from tvm_mobilenet.run import RunReport
@@ -55,6 +56,7 @@ def run(
     from tvm_mobilenet.run import run as run_all
 
     with show_progress() as progress:
+        load_shown(target, progress)  # detected once; `run` finds it remembered
         report = run_all(
             model,
             data=data,

@@ -10,6 +10,7 @@ from tvm_mobilenet.cli.console import print_json, print_line, print_table, show_
 from tvm_mobilenet.cli.options import AsJson
 
 if TYPE_CHECKING:
+    from tvm_mobilenet.protocols import Progress
     from tvm_mobilenet.targets import TargetSpec
 
 _UNITS = {
@@ -78,13 +79,17 @@ def show(
 
 
 def _load(name: str) -> TargetSpec:
-    """Load one target; looking at this machine takes LLVM, and so a moment."""
+    with show_progress() as progress:
+        return load_shown(name, progress)
+
+
+def load_shown(name: str, progress: Progress) -> TargetSpec:
+    """Load a target; looking at this machine takes LLVM, and so a moment."""
     from tvm_mobilenet.targets import HOST, load_target
 
     if name != HOST:
         return load_target(name)
-    with show_progress() as progress:
-        progress.start("looking at this machine")
-        spec = load_target(name)
-        progress.done()
+    progress.start("looking at this machine")
+    spec = load_target(name)
+    progress.done(spec.description)
     return spec
