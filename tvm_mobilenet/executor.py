@@ -205,13 +205,16 @@ class LocalExecutor:
         layers = self.artifact.manifest.layers
         kernels = {layer.kernel for layer in layers}
         position = 0
+        failure: Exception | None = None
 
         def instrument(kernel: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
-            nonlocal position
+            nonlocal position, failure
             if not before or symbol not in kernels:
                 return 0
             if position >= len(layers) or layers[position].kernel != symbol:
-                raise self._layer_mismatch(position, symbol)
+                # Kept aside: on its way through TVM it would become a RuntimeError.
+                failure = self._layer_mismatch(position, symbol)
+                raise failure
             visit(layers[position], kernel, args)
             position += 1
             return _SKIP_RUN
@@ -224,6 +227,8 @@ class LocalExecutor:
                 self._main(*tensors)
                 if position != len(layers):
                     raise self._layer_mismatch(position, "the end")
+        except Exception as err:
+            raise failure or err from None
         finally:
             self._vm.set_instrument(None)
 

@@ -146,8 +146,8 @@ def compare_outputs(
         same = (r == y) | (np.isnan(r) & np.isnan(y))
         usable = np.isfinite(r) & np.isfinite(y)
         not_finite += int(np.count_nonzero(~usable & ~same))
-        error = np.where(usable, y - r, 0.0)
         r, y = np.where(usable, r, 0.0), np.where(usable, y, 0.0)
+        error = y - r
         max_error = max(max_error, float(np.abs(error).max(initial=0)))
         max_reference = max(max_reference, float(np.abs(r).max(initial=0)))
         ratio = _ratio(float(np.linalg.norm(error)), float(np.linalg.norm(r)))
