@@ -83,6 +83,8 @@ class TestComputeThread:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
         assert compute_thread._ranked_cpus() == ([4, 5], [6, 7, 0, 1, 2, 3])
         assert compute_thread.default_threads() == 2
+        monkeypatch.setattr(compute_thread, "cpu_quota", lambda: 1)
+        assert compute_thread.default_threads() == 1
 
 
 def test_outputs_are_those_of_onnx_runtime(artifact: Artifact, executor: LocalExecutor):

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from tvm_mobilenet.errors import DeviceError, SpecError
+from tvm_mobilenet.host import cpu_quota
 
 __all__ = ["ComputeThread", "default_threads", "resolve_threads"]
 
@@ -28,9 +29,12 @@ _ONE_CORE_PER_THREAD = -2  # tvm/src/runtime/threading_backend.h, kSpecifyOneCor
 
 
 def default_threads() -> int:
-    """Return how many threads to compute with where nothing is said: one for each fast core."""
+    """Return how many threads to compute with where nothing is said: one for each fast core.
+
+    No more than the control group grants: threads beyond its quota only wait for each other.
+    """
     fast, _ = _ranked_cpus()
-    return len(fast)
+    return min(len(fast), cpu_quota() or len(fast))
 
 
 def resolve_threads(threads: int | None) -> int:

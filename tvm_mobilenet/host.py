@@ -16,7 +16,7 @@ from tvm_mobilenet.targets import FORMAT_VERSION, HOST, Cpu, Link, TargetSpec, T
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["detect_host"]
+__all__ = ["cpu_quota", "detect_host"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _describe_host(machine: str, root: Path, llvm_cpu: str, cpus: Sequence[int])
         isa, isa_source = _isa("generic", 128, 16, "none", 1), f"assumed for {machine}"
         triple = f"{machine}-linux-gnu"
     caches, cache_source = _caches(system, cpus[0])
-    cores = min(len(_cores(system, cpus)), _cpu_quota(root) or len(cpus))
+    cores = min(len(_cores(system, cpus)), cpu_quota(root) or len(cpus))
     freq_mhz, freq_source = _frequency(system, cpus[0], blocks)
     sources = dict.fromkeys(("vector_bits", "vector_registers", "fma_units"), isa_source)
     sources |= dict.fromkeys(_CAREFUL_CACHES, cache_source)
@@ -242,7 +242,7 @@ def _cores(system: Path, cpus: Sequence[int]) -> set[str]:
     return {_read(system / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus}
 
 
-def _cpu_quota(root: Path) -> int | None:
+def cpu_quota(root: Path = Path("/")) -> int | None:
     """Return the CPUs that the control group grants, rounded up; None where it sets no limit."""
     words = (_read(root / "sys/fs/cgroup/cpu.max") or "max").split()
     if words[0] == "max":
