@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tvm_mobilenet._tvm import PrimFunc, T
+from tvm_mobilenet.schedule.depthwise_tiles import (
+    DepthwiseTileWriter,
+    choose_tile,
+    pack_tile_weights,
+    row_starts,
+)
 from tvm_mobilenet.schedule.emit import (
     Expr,
     KernelWriter,
@@ -59,11 +65,16 @@ class DepthwisePlan:
     """Full vectors of one task; 0 for all channels."""
     is_parallel: bool
     """Cut the tasks among the threads; False where starting them costs more than they save."""
+    row_tile: int = 0
+    """Output rows of the register tile, with the channels innermost; 0 for rows one at a time,
+    the channels outside."""
 
 
 def plan_depthwise(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
     """Compute the plan from the register file and the number of cores."""
     lanes = cpu.lanes(workload.dtype)
+    if cpu.fma == "by-lane" and workload.in_channels % lanes == 0:
+        return _plan_tiles(workload, cpu)
     taps = workload.kernel[0] * workload.kernel[1]
     # Accumulators, the taps of all weights if they fit, and two inputs in flight.
     free = cpu.vector_registers - 2 - min(taps, cpu.vector_registers // 3)
@@ -87,12 +98,37 @@ def plan_depthwise(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
     )
 
 
+def _plan_tiles(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
+    """Compute the plan of a convolution in tiles of rows and columns."""
+    lanes = cpu.lanes(workload.dtype)
+    is_parallel = pays_to_parallelize(workload, cpu)
+    row_tile, column_tile = choose_tile(workload, cpu, rows=workload.out_height)
+    tasks = workload.batch * -(-workload.out_height // row_tile)
+    vectors = workload.in_channels // lanes
+    channel_block = 0
+    if is_parallel and tasks % cpu.cores and tasks < 4 * cpu.cores:
+        channel_block = max(d for d in _divisors(vectors) if d <= max(1, vectors // cpu.cores))
+    return DepthwisePlan(
+        column_tile=column_tile,
+        lanes=lanes,
+        row_block=row_tile,
+        channel_block=channel_block,
+        is_parallel=is_parallel,
+        row_tile=row_tile,
+    )
+
+
 def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def pack_depthwise(weights: np.ndarray) -> np.ndarray:
-    """Return weights (channels, 1, kH, kW) as one flat array (kH * kW, channels)."""
+def pack_depthwise(weights: np.ndarray, plan: DepthwisePlan) -> np.ndarray:
+    """Return weights (channels, 1, kH, kW) as one flat array (kH * kW, channels).
+
+    For tiles with the channels innermost it is (channels / lanes, kH * kW, lanes).
+    """
+    if plan.row_tile:
+        return pack_tile_weights(weights, plan.lanes)
     channels = weights.shape[0]
     return np.ascontiguousarray(weights.reshape(channels, -1).T).reshape(-1)
 
@@ -112,6 +148,9 @@ def write_depthwise(workload: ConvWorkload, plan: DepthwisePlan) -> PrimFunc:
     parameters.append(Parameter("y", y_shape))
 
     def body(kernel: KernelWriter) -> None:
+        if plan.row_tile:
+            _write_tiles(kernel, w, plan)
+            return
         writer = DepthwiseWriter(kernel, w, plan)
         blocks = -(-w.out_height // plan.row_block)
         pieces = split_lanes(w.in_channels, plan.lanes)
@@ -148,6 +187,29 @@ def write_depthwise(workload: ConvWorkload, plan: DepthwisePlan) -> PrimFunc:
                         one_row(first_row + r, offset, lanes)
 
     return write_kernel(w.dtype, parameters, body)
+
+
+def _write_tiles(kernel: KernelWriter, workload: ConvWorkload, plan: DepthwisePlan) -> None:
+    w = workload
+    writer = DepthwiseTileWriter(
+        kernel,
+        w,
+        lanes=plan.lanes,
+        row_tile=plan.row_tile,
+        column_tile=plan.column_tile,
+    )
+    vectors = w.in_channels // plan.lanes
+    block = plan.channel_block or vectors
+    blocks = vectors // block
+    row_tiles = -(-w.out_height // plan.row_tile)
+    with task_loop(w.batch * row_tiles * blocks, plan.is_parallel) as task:
+        row_task = task // blocks if blocks > 1 else task
+        first_vector = task % blocks * block if blocks > 1 else 0
+        image = row_task // row_tiles if w.batch > 1 else 0
+        index = row_task % row_tiles if w.batch > 1 else row_task
+        row = row_starts(index, plan.row_tile, w.out_height, 0)
+        store = writer.store_to(kernel["y"], image)
+        writer.row_of_tiles(image, row, store, (first_vector, block))
 
 
 class DepthwiseWriter:

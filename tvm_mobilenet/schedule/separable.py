@@ -9,11 +9,18 @@ rows of a register tile do not fall on the same cache sets.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tvm_mobilenet._tvm import PrimFunc, T
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan, DepthwiseWriter, plan_depthwise
+from tvm_mobilenet.schedule.depthwise_tiles import (
+    DepthwiseTileWriter,
+    Store,
+    choose_tile,
+    row_starts,
+)
 from tvm_mobilenet.schedule.emit import (
     Expr,
     KernelWriter,
@@ -24,7 +31,13 @@ from tvm_mobilenet.schedule.emit import (
     task_loop,
     write_kernel,
 )
-from tvm_mobilenet.schedule.matmul import MatmulPlan, MatmulWriter, plan_matmul
+from tvm_mobilenet.schedule.matmul import (
+    MatmulPlan,
+    MatmulWriter,
+    plan_matmul,
+    plan_packed_matmul,
+)
+from tvm_mobilenet.schedule.packed_rows import GROUP, PackedMatmulWriter, RowPacking, can_pack
 from tvm_mobilenet.schedule.threads import (
     CACHE_BYTES_PER_CYCLE,
     LAUNCH_CYCLES,
@@ -65,6 +78,8 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
     row_block = _row_block(workload, cpu, cpu.cores if is_parallel else 1)
     if row_block is None:
         return None
+    if cpu.fma == "by-lane" and can_pack(w.out_channels):
+        return _plan_packed(workload, cpu, row_block, is_parallel)
     stride = w.out_channels + (lanes if w.out_channels * 4 % 256 == 0 else 0)
     rows = row_block * w.out_width
     block = replace(workload.pointwise, rows=rows)
@@ -75,6 +90,35 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
         scratch_stride=stride,
         depthwise=plan_depthwise(w, cpu),
         # A panel of weights stays in the L1 cache while the task's rows pass.
+        pointwise=replace(pointwise, outer="columns"),
+    )
+
+
+def _plan_packed(
+    workload: SeparableWorkload, cpu: Cpu, row_block: int, is_parallel: bool
+) -> SeparablePlan:
+    """Compute the plan where the product reads packed rows.
+
+    The depthwise tile stores whole groups of four pixels in their packed place if the width has
+    such groups; otherwise it leaves plain rows, which are packed in a pass of their own.
+    """
+    w = workload.depthwise
+    groups = GROUP if w.out_width % GROUP == 0 else 1
+    row_tile, column_tile = choose_tile(w, cpu, rows=row_block, column_multiple=groups)
+    block = replace(workload.pointwise, rows=row_block * w.out_width)
+    pointwise = plan_packed_matmul(block, cpu, range(1, block.rows + GROUP))
+    return SeparablePlan(
+        row_block=row_block,
+        is_parallel=is_parallel,
+        scratch_stride=w.out_channels,
+        depthwise=DepthwisePlan(
+            column_tile=column_tile,
+            lanes=cpu.lanes(w.dtype),
+            row_block=row_block,
+            channel_block=0,
+            is_parallel=False,
+            row_tile=row_tile,
+        ),
         pointwise=replace(pointwise, outer="columns"),
     )
 
@@ -137,6 +181,9 @@ def write_separable(
             image = task // blocks if w.batch > 1 else 0
             block = task % blocks if w.batch > 1 else task
             first_row = overlapping_start(block, plan.row_block, w.out_height)
+            if plan.pointwise.packs_rows:
+                _write_packed_task(kernel, workload, plan, image, first_row)
+                return
             scratch = kernel.scratch(rows * plan.scratch_stride)
             _write_depthwise_rows(kernel, workload, plan, scratch, image, first_row)
             multiply = MatmulWriter(
@@ -149,6 +196,84 @@ def write_separable(
             multiply.block(scratch, y_row)
 
     return write_kernel(w.dtype, parameters, body)
+
+
+def _write_packed_task(
+    kernel: KernelWriter,
+    workload: SeparableWorkload,
+    plan: SeparablePlan,
+    image: Expr,
+    first_row: Expr,
+) -> None:
+    """Write the rows of one task: depthwise into packed rows, and their product."""
+    w = workload.depthwise
+    rows = plan.row_block * w.out_width
+    multiply = PackedMatmulWriter(kernel, replace(workload.pointwise, rows=rows), plan.pointwise)
+    packing = multiply.packing
+    packed = kernel.scratch(packing.elements(rows))
+    writer = DepthwiseTileWriter(
+        kernel,
+        w,
+        lanes=plan.depthwise.lanes,
+        row_tile=plan.depthwise.row_tile,
+        column_tile=plan.depthwise.column_tile,
+        weights="w_depthwise",
+        bias="bias_depthwise",
+    )
+    is_direct = w.out_width % GROUP == 0
+    plain = None if is_direct else kernel.scratch(rows * w.out_channels)
+    store = (
+        _store_packed(packed, packing, w.out_width, first_row)
+        if plain is None
+        else _store_plain(plain, w.out_width, w.out_channels, first_row)
+    )
+    vectors = w.in_channels // plan.depthwise.lanes
+    with T.serial(0, math.ceil(plan.row_block / plan.depthwise.row_tile)) as index:
+        row = row_starts(index, plan.depthwise.row_tile, plan.row_block, first_row)
+        writer.row_of_tiles(image, row, store, (0, vectors))
+    if plain is not None:
+        full, rest = divmod(rows, packing.rows)
+        with T.serial(0, full) as tile:
+            packing.pack(plain, tile * packing.rows, packed, tile, packing.rows)
+        if rest:
+            packing.pack(plain, full * packing.rows, packed, full, rest)
+    y_row = (image * w.out_height + first_row) * w.out_width
+    multiply.all_panels(packed, y_row, rows)
+
+
+def _store_packed(packed: Memory, packing: RowPacking, width: int, first_row: Expr) -> Store:
+    """Return what stores depthwise tiles as packed rows, group by group."""
+
+    def open_tile(
+        rows: int, columns: int, row: Expr, column: Expr
+    ) -> Callable[[Expr, list[Expr]], None]:
+        def store(channel: Expr, values: list[Expr]) -> None:
+            for r in range(rows):
+                for c in range(0, columns, GROUP):
+                    pixel = (row - first_row + r) * width + column + c
+                    at = packing.offset(pixel) + channel // GROUP * packing.block
+                    group = values[r * columns + c : r * columns + c + GROUP]
+                    packing.store(packed, at, group)
+
+        return store
+
+    return open_tile
+
+
+def _store_plain(plain: Memory, width: int, channels: int, first_row: Expr) -> Store:
+    """Return what stores depthwise tiles as rows of pixels."""
+
+    def open_tile(
+        rows: int, columns: int, row: Expr, column: Expr
+    ) -> Callable[[Expr, list[Expr]], None]:
+        def store(channel: Expr, values: list[Expr]) -> None:
+            for i in range(rows * columns):
+                pixel = (row - first_row + i // columns) * width + column + i % columns
+                plain.store(pixel * channels + channel, values[i], GROUP)
+
+        return store
+
+    return open_tile
 
 
 def _write_depthwise_rows(
