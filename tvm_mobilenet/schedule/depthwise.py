@@ -102,19 +102,19 @@ def _plan_tiles(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
     """Compute the plan of a convolution in tiles of rows and columns."""
     lanes = cpu.lanes(workload.dtype)
     is_parallel = pays_to_parallelize(workload, cpu)
-    row_tile, column_tile = choose_tile(workload, cpu, rows=workload.out_height)
-    tasks = workload.batch * -(-workload.out_height // row_tile)
+    tile = choose_tile(workload, cpu, rows=workload.out_height)
+    tasks = workload.batch * -(-workload.out_height // tile.rows)
     vectors = workload.in_channels // lanes
     channel_block = 0
     if is_parallel and tasks % cpu.cores and tasks < 4 * cpu.cores:
         channel_block = max(d for d in _divisors(vectors) if d <= max(1, vectors // cpu.cores))
     return DepthwisePlan(
-        column_tile=column_tile,
+        column_tile=tile.columns,
         lanes=lanes,
-        row_block=row_tile,
+        row_block=tile.rows,
         channel_block=channel_block,
         is_parallel=is_parallel,
-        row_tile=row_tile,
+        row_tile=tile.rows,
     )
 
 

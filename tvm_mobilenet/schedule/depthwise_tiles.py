@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,7 @@ from tvm_mobilenet.schedule.workload import ConvWorkload
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["DepthwiseTileWriter", "choose_tile", "pack_tile_weights", "row_starts"]
+__all__ = ["DepthwiseTile", "DepthwiseTileWriter", "choose_tile", "pack_tile_weights", "row_starts"]
 
 _RESIDENT_TAPS = 9
 """Filters of up to that many taps stay in registers; of larger ones, one row at a time."""
@@ -48,10 +49,20 @@ Store = Callable[[int, int, Expr, Expr], Callable[[Expr, list[Expr]], None]]
 the loop over the channels with the channel and the values, row by row."""
 
 
+@dataclass(frozen=True)
+class DepthwiseTile:
+    """Output pixels of one register tile."""
+
+    rows: int
+    columns: int
+    instructions: float
+    """Of all tiles of one task, all channels."""
+
+
 def choose_tile(
     workload: ConvWorkload, cpu: Cpu, *, rows: int, column_multiple: int = 1
-) -> tuple[int, int]:
-    """Return the rows and columns of the cheapest register tile, by its count of instructions.
+) -> DepthwiseTile:
+    """Return the cheapest register tile by its count of instructions.
 
     `rows` are the output rows of one task; columns are a multiple of `column_multiple` where the
     store wants whole groups.
@@ -60,7 +71,8 @@ def choose_tile(
     taps = w.kernel[0] * w.kernel[1]
     resident = taps if taps <= _RESIDENT_TAPS else w.kernel[1]
     room = cpu.vector_registers - resident - _SPARE_REGISTERS
-    best: tuple[float, int, int] | None = None
+    vectors = w.in_channels // cpu.lanes(w.dtype)
+    best: DepthwiseTile | None = None
     for r in range(1, min(rows, _MOST_ROWS) + 1):
         if r > 1 and taps > _RESIDENT_TAPS:
             break
@@ -73,12 +85,12 @@ def choose_tile(
             outputs = r * c * (taps + 4)
             loads = min(in_rows, r * w.kernel[0]) * min(in_columns, c * w.kernel[1]) + taps / 2
             tiles = -(-rows // r) * -(-w.out_width // c)
-            cost = tiles * (outputs + loads + _LOOP_INSTRUCTIONS)
-            if best is None or cost < best[0]:
-                best = (cost, r, c)
+            cost = vectors * tiles * (outputs + loads + _LOOP_INSTRUCTIONS)
+            if best is None or cost < best.instructions:
+                best = DepthwiseTile(r, c, cost)
     if best is None:
         raise AssertionError(f"no depthwise tile of {column_multiple} columns fits {workload}")
-    return best[1], best[2]
+    return best
 
 
 def pack_tile_weights(weights: np.ndarray, lanes: int) -> np.ndarray:

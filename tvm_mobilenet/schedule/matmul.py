@@ -8,7 +8,7 @@ accumulates over the whole depth; rows that do not divide are covered by moving 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -47,7 +47,15 @@ from tvm_mobilenet.schedule.workload import MatmulWorkload
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["MatmulPlan", "pack_matmul", "plan_matmul", "plan_packed_matmul", "write_matmul"]
+__all__ = [
+    "MatmulPlan",
+    "MatmulWriter",
+    "best_packed_tile",
+    "pack_matmul",
+    "plan_matmul",
+    "plan_packed_matmul",
+    "write_matmul",
+]
 
 _PACKED_FROM_ROWS = 3
 """Fewer rows than that are multiplied where they lie: packing them would not be repaid."""
@@ -91,7 +99,7 @@ def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = N
         and workload.rows >= _PACKED_FROM_ROWS
         and row_bytes is None
     ):
-        return plan_packed_matmul(workload, cpu, range(1, workload.rows + 1))
+        return plan_packed_matmul(workload, cpu)
     max_rows = conflict_free_rows(row_bytes or workload.depth * 4, cpu)
     best: tuple[float, RegisterTile] | None = None
     for tile in register_tiles(cpu):
@@ -117,8 +125,8 @@ def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = N
     )
 
 
-def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu, row_tiles: Container[int]) -> MatmulPlan:
-    """Compute the plan of a product of packed rows, its tile as high as one of `row_tiles`."""
+def best_packed_tile(workload: MatmulWorkload, cpu: Cpu) -> tuple[RegisterTile, float]:
+    """Return the tile for packed rows that takes the fewest instructions, and how many."""
     lanes = cpu.lanes(workload.dtype)
     step = depth_step(workload.depth)
 
@@ -126,7 +134,14 @@ def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu, row_tiles: Container[
         panels = column_panels(workload.columns, lanes, tile.vectors)
         return packed_product_cost(tile, workload.rows, workload.depth, panels, step, cpu)
 
-    tile = min((t for t in packed_tiles(cpu) if t.rows in row_tiles), key=cost)
+    tile = min(packed_tiles(cpu), key=cost)
+    return tile, cost(tile)
+
+
+def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu) -> MatmulPlan:
+    """Compute the plan of a product of packed rows."""
+    lanes = cpu.lanes(workload.dtype)
+    tile, _ = best_packed_tile(workload, cpu)
     return MatmulPlan(
         row_tile=tile.rows,
         column_vectors=tile.vectors,
@@ -135,7 +150,7 @@ def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu, row_tiles: Container[
         outer=_outer_loop(workload, tile, lanes, cpu),
         is_parallel=pays_to_parallelize(workload, cpu),
         packs_rows=True,
-        depth_step=step,
+        depth_step=depth_step(workload.depth),
     )
 
 

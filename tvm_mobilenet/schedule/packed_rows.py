@@ -46,8 +46,13 @@ def can_pack(depth: int) -> bool:
 
 
 def depth_step(depth: int) -> int:
-    """Return how many steps of the depth to write out, so that the loop itself costs little."""
-    return next(step for step in _DEPTH_STEPS if depth % step == 0)
+    """Return how many steps of the depth to write out, so that the loop itself costs little.
+
+    More than 16 and the weights are out of reach of a load of pairs; and without a loop at all
+    LLVM's scheduler mixes neighbouring tiles, and spills.
+    """
+    fitting = (step for step in _DEPTH_STEPS if depth % step == 0 and depth >= 2 * step)
+    return next(fitting, GROUP)
 
 
 @dataclass(frozen=True)

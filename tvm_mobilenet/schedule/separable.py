@@ -34,6 +34,7 @@ from tvm_mobilenet.schedule.emit import (
 from tvm_mobilenet.schedule.matmul import (
     MatmulPlan,
     MatmulWriter,
+    best_packed_tile,
     plan_matmul,
     plan_packed_matmul,
 )
@@ -43,7 +44,7 @@ from tvm_mobilenet.schedule.threads import (
     LAUNCH_CYCLES,
     pays_to_parallelize,
 )
-from tvm_mobilenet.schedule.workload import SeparableWorkload
+from tvm_mobilenet.schedule.workload import ConvWorkload, SeparableWorkload
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
@@ -78,7 +79,7 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
     row_block = _row_block(workload, cpu, cpu.cores if is_parallel else 1)
     if row_block is None:
         return None
-    if cpu.fma == "by-lane" and can_pack(w.out_channels):
+    if _is_packed(workload, cpu):
         return _plan_packed(workload, cpu, row_block, is_parallel)
     stride = w.out_channels + (lanes if w.out_channels * 4 % 256 == 0 else 0)
     rows = row_block * w.out_width
@@ -103,24 +104,46 @@ def _plan_packed(
     such groups; otherwise it leaves plain rows, which are packed in a pass of their own.
     """
     w = workload.depthwise
-    groups = GROUP if w.out_width % GROUP == 0 else 1
-    row_tile, column_tile = choose_tile(w, cpu, rows=row_block, column_multiple=groups)
+    groups = _group_columns(w)
+    tile = choose_tile(w, cpu, rows=row_block, column_multiple=groups)
     block = replace(workload.pointwise, rows=row_block * w.out_width)
-    pointwise = plan_packed_matmul(block, cpu, range(1, block.rows + GROUP))
+    pointwise = plan_packed_matmul(block, cpu)
     return SeparablePlan(
         row_block=row_block,
         is_parallel=is_parallel,
         scratch_stride=w.out_channels,
         depthwise=DepthwisePlan(
-            column_tile=column_tile,
+            column_tile=tile.columns,
             lanes=cpu.lanes(w.dtype),
             row_block=row_block,
             channel_block=0,
             is_parallel=False,
-            row_tile=row_tile,
+            row_tile=tile.rows,
         ),
         pointwise=replace(pointwise, outer="columns"),
     )
+
+
+def _group_columns(depthwise: ConvWorkload) -> int:
+    """Return what the columns of a depthwise tile are a multiple of."""
+    return GROUP if depthwise.out_width % GROUP == 0 else 1
+
+
+def _is_packed(workload: SeparableWorkload, cpu: Cpu) -> bool:
+    return cpu.fma == "by-lane" and can_pack(workload.depthwise.out_channels)
+
+
+def _compute_cycles(workload: SeparableWorkload, cpu: Cpu, rows: int) -> float:
+    """Return the cycles that all tasks of `rows` rows compute, what they share included."""
+    w = workload.depthwise
+    blocks = math.ceil(w.out_height / rows)
+    if not _is_packed(workload, cpu):
+        compute = workload.macs / cpu.lanes(w.dtype) / cpu.fma_units
+        return compute * (blocks * rows / w.out_height)
+    depthwise = choose_tile(w, cpu, rows=rows, column_multiple=_group_columns(w))
+    block = replace(workload.pointwise, rows=rows * w.out_width)
+    _, pointwise = best_packed_tile(block, cpu)
+    return w.batch * blocks * (depthwise.instructions + pointwise) / cpu.fma_units
 
 
 def _row_block(workload: SeparableWorkload, cpu: Cpu, cores: int) -> int | None:
@@ -133,7 +156,6 @@ def _row_block(workload: SeparableWorkload, cpu: Cpu, cores: int) -> int | None:
     w = workload.depthwise
     weights = workload.pointwise.depth * workload.pointwise.columns * 4
     row_bytes = w.out_width * w.out_channels * 4
-    compute = workload.macs / cpu.lanes(w.dtype) / cpu.fma_units / cores
     best: tuple[float, int] | None = None
     for rows in range(1, w.out_height + 1):
         blocks = math.ceil(w.out_height / rows)
@@ -141,7 +163,8 @@ def _row_block(workload: SeparableWorkload, cpu: Cpu, cores: int) -> int | None:
         if tasks < cores or rows * row_bytes > cpu.l2_kib * 1024 // 2:
             continue
         rounds = math.ceil(tasks / cores)
-        share = rounds * cores / tasks * (blocks * rows / w.out_height)
+        compute = _compute_cycles(workload, cpu, rows) / cores
+        share = rounds * cores / tasks
         halo = max(0, w.kernel[0] - w.stride[0]) * row_bytes * w.stride[1]
         streamed = rounds * (weights + halo) / CACHE_BYTES_PER_CYCLE
         # The multiply-adds hide the reading as long as they take twice as long.
@@ -151,6 +174,7 @@ def _row_block(workload: SeparableWorkload, cpu: Cpu, cores: int) -> int | None:
     if best is None:
         return None
     between = 2 * workload.pointwise.rows * workload.pointwise.depth * 4
+    compute = _compute_cycles(workload, cpu, w.out_height) / cores
     apart = compute + between / cores / CACHE_BYTES_PER_CYCLE + LAUNCH_CYCLES
     return best[1] if best[0] < apart else None
 
