@@ -137,7 +137,9 @@ def count_instructions(
     """
     manifest = artifact.manifest
     if repeat < 2:
-        raise SpecError(f"repeat {repeat}: inferences are counted to see them agree; give 2 or more")
+        raise SpecError(
+            f"repeat {repeat}: inferences are counted to see them agree; give 2 or more"
+        )
     if manifest.target.name != board.target:
         raise UsageError(
             f"artifact {artifact.path}: it is for {manifest.target.name}, the emulated board "

@@ -113,9 +113,7 @@ def start_board(
         # Ctrl-C included: what was started would otherwise stay.
         if process is not None:
             is_ours = process.returncode is None  # once collected, the number may be another's
-            end_session(
-                process.pid, psutil.Process(process.pid).create_time() if is_ours else None
-            )
+            end_session(process.pid, psutil.Process(process.pid).create_time() if is_ours else None)
             _children.pop(process.pid).wait()
         remove_folder(folder)
         raise

@@ -85,10 +85,8 @@ class Board:
         """Whether its process is still the one that was started."""
         try:
             process = psutil.Process(self.pid)
-            return (
-                abs(process.create_time() - self.pid_started) < 1.0
-                and process.status() != psutil.STATUS_ZOMBIE
-            )
+            same = abs(process.create_time() - self.pid_started) < 1.0
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
