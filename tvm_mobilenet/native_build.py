@@ -29,6 +29,7 @@ _FLAGS = (
     "-Wl,--build-id=none",  # nothing in the result may depend on where or when it was made
     "-Wl,--strip-debug",
     "-Wl,-z,relro,-z,now",
+    "-Wl,--no-as-needed",  # a library may be there for what it registers when it is loaded
 )
 _KINDS = {"program": ("-fPIE", "-pie"), "shared": ("-fPIC", "-shared")}
 

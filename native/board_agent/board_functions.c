@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "counting.h"
 #include "facts.h"
 #include "ffi.h"
 #include "layers.h"
@@ -268,6 +269,91 @@ static int captured(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny*
   return 0;
 }
 
+enum { COUNTED_MAX = 1000, WARM_UPS = 2 };
+
+static int count_layer(void* context, int layer, TVMFFIObjectHandle kernel, TVMFFIAny* args,
+                       int32_t count) {
+  (void)context;
+  TVMFFIAny nothing = FFI_NONE;
+  count_begin((uint64_t)layer);
+  int failed = TVMFFIFunctionCall(kernel, args, count, &nothing);
+  count_end((uint64_t)layer);
+  ffi_release(&nothing);
+  return failed;
+}
+
+// Writes the entries since the last reset as a list of lists.
+static int add_counts(Text* json, const char* name, int expected) {
+  struct count_entry* entries = NULL;
+  char reason[256];
+  int found = count_collect(&entries, reason, sizeof reason);
+  if (found != expected) {
+    free(entries);
+    if (found < 0) return ffi_fail("RuntimeError", "board: count_instructions: %s", reason);
+    return ffi_fail("RuntimeError", "board: count_instructions: %d entries, %d were marked", found,
+                    expected);
+  }
+  text_addf(json, ",\"%s\":[", name);
+  for (int i = 0; i < found; ++i) {
+    text_add(json, i ? ",[" : "[");
+    for (int class = 0; class < COUNT_CLASSES; ++class) {
+      text_addf(json, "%s%" PRIu64, class ? "," : "", entries[i].classes[class]);
+    }
+    text_add(json, "]");
+  }
+  text_add(json, "]");
+  free(entries);
+  return 0;
+}
+
+static int count_all(TVMFFIObjectHandle vm, const char* function, const char* symbols,
+                     int64_t repeat, Text* json) {
+  for (int i = 0; i < WARM_UPS; ++i) {
+    if (layers_invoke(vm, function) != 0) return -1;
+  }
+  count_reset();
+  for (int64_t run = 0; run < repeat; ++run) {
+    count_begin((uint64_t)run);
+    int failed = layers_invoke(vm, function);
+    count_end((uint64_t)run);
+    if (failed) return failed;
+  }
+  text_add(json, "{\"classes\":[");
+  for (int class = 0; class < COUNT_CLASSES; ++class) {
+    text_addf(json, "%s\"%s\"", class ? "," : "", count_class_names[class]);
+  }
+  text_add(json, "]");
+  if (add_counts(json, "runs", (int)repeat) != 0) return -1;
+  count_reset();
+  int layers = layers_run(vm, function, symbols, 1, count_layer, NULL);
+  if (layers != 0 || add_counts(json, "layers", layers_count(symbols)) != 0) return -1;
+  text_add(json, "}");
+  return 0;
+}
+
+static int count_instructions(void* self, const TVMFFIAny* args, int32_t count,
+                              TVMFFIAny* result) {
+  (void)self;
+  TVMFFIObjectHandle vm;
+  char function[NAME_CAPACITY];
+  char* symbols;
+  int64_t repeat;
+  if (!ffi_arg_count("count_instructions", count, 4) || !take_run(args, &vm, function)) return -1;
+  if (!ffi_arg_int(&args[3], "repeat", 1, COUNTED_MAX, &repeat)) return -1;
+  if (!count_available()) {
+    return ffi_fail("RuntimeError",
+                    "board: count_instructions: this board has no instruction counter; an emulated "
+                    "one has");
+  }
+  if (take_symbols(&args[2], &symbols) != 0) return -1;
+  Text json = {0};
+  int failed = count_all(vm, function, symbols, repeat, &json);
+  if (!failed) failed = ffi_return_text(&json, result);
+  text_free(&json);
+  free(symbols);
+  return failed;
+}
+
 bool board_functions_register(void) {
   return ffi_register("tvm_mobilenet.board.facts", facts) &&
          ffi_register("tvm_mobilenet.board.configure_threads", configure_threads) &&
@@ -275,5 +361,6 @@ bool board_functions_register(void) {
          ffi_register("tvm_mobilenet.board.time_runs", time_runs) &&
          ffi_register("tvm_mobilenet.board.time_layers", time_layers) &&
          ffi_register("tvm_mobilenet.board.capture_layers", capture_layers) &&
-         ffi_register("tvm_mobilenet.board.captured", captured);
+         ffi_register("tvm_mobilenet.board.captured", captured) &&
+         ffi_register("tvm_mobilenet.board.count_instructions", count_instructions);
 }

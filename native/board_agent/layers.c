@@ -19,8 +19,9 @@ typedef struct {
 } Run;
 
 int layers_count(const char* symbols) {
-  int count = *symbols != '\0';
-  for (const char* c = symbols; *c; ++c) count += *c == '\n' && c[1];
+  int count = 0;
+  char before = '\n';
+  for (const char* c = symbols; *c; before = *c++) count += before == '\n' && *c != '\n';
   return count;
 }
 

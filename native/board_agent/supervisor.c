@@ -288,8 +288,13 @@ int supervisor_run(const Options* options) {
   agent.options = options;
   agent.journal.free_since = unix_s();
   for (int i = 0; i < PEERS_MAX; ++i) agent.peers[i].fd = -1;
-  if (!catch_signals() || prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) {
+  if (!catch_signals()) {
     fprintf(stderr, "agent: signals: %s\n", strerror(errno));
+    return EXIT_FAILURE;
+  }
+  // What a session starts and leaves comes to this process, to be ended. QEMU's user mode cannot.
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0 && errno != EINVAL) {
+    fprintf(stderr, "agent: left-over processes: %s\n", strerror(errno));
     return EXIT_FAILURE;
   }
   if (!folder_open(&agent.work, options->workdir)) {
