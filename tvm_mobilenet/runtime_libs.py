@@ -8,6 +8,7 @@ They are kept in the user's cache folder.
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -77,6 +78,8 @@ _PLATFORMS = {"aarch64": "manylinux_2_28_aarch64"}
 class RuntimeLibs:
     """What a native program is built against and ships with, for one target."""
 
+    version: str
+    """TVM's release."""
     tvm_runtime: Path
     """`libtvm_runtime.so`."""
     tvm_ffi: Path
@@ -104,8 +107,10 @@ def runtime_libs(target: TargetSpec) -> RuntimeLibs:
     if machine == host_machine():
         root = _package_folder("tvm").parent
         ffi_root = _package_folder("tvm_ffi").parent
+        version = importlib.metadata.version("apache-tvm")
     elif machine in _WHEELS:
         root = ffi_root = _fetched(machine)
+        version = _WHEELS[machine][0].version
     else:
         raise UsageError(
             f"target {target.name}: TVM publishes no runtime for {machine}, only for "
@@ -113,6 +118,7 @@ def runtime_libs(target: TargetSpec) -> RuntimeLibs:
             "or choose a 64-bit system for it"
         )
     return RuntimeLibs(
+        version=version,
         tvm_runtime=root / "tvm/lib/libtvm_runtime.so",
         tvm_ffi=ffi_root / "tvm_ffi/lib/libtvm_ffi.so",
         tvm_runtime_extra=root / "tvm/lib/libtvm_runtime_extra.so",

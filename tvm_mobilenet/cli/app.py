@@ -66,6 +66,7 @@ app.command(epilog=_example("run mobilenet_v1_0.5_160 -o out/half"))(run.run)
 
 _board = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 _board.callback(epilog=_example("board start --target rpi4 --emulated"))(board.board)
+_board.command(epilog=_example("board bundle --target rpi4 -o rpi4-board.tar.gz"))(board.bundle)
 _board.command(epilog=_example("board start --target rpi4 --emulated"))(board.start)
 _board.command(epilog=_example("board stop rpi4"))(board.stop)
 _board.command("list", epilog=_example("board list --json"))(board.list_)

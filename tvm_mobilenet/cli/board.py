@@ -1,7 +1,8 @@
-"""`tvm-mobilenet board start`, `stop` and `list`: boards that are emulated on this machine."""
+"""`tvm-mobilenet board`: what is copied to a board, and boards that are emulated here."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +16,64 @@ from tvm_mobilenet.errors import UsageError
 if TYPE_CHECKING:
     from tvm_mobilenet.boards.registry import Board
 
-__all__ = ["board", "list_", "start", "stop"]
+__all__ = ["board", "bundle", "list_", "start", "stop"]
 
 
 def board() -> None:
     """Boards: what is copied to one, and boards that are emulated on this machine."""
+
+
+def bundle(
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", metavar="NAME|FILE.toml", help="The board it is for.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE.tar.gz", show_default=False)
+    ],
+    ssh: Annotated[
+        str | None,
+        typer.Option(
+            "--ssh",
+            metavar="USER@HOST",
+            help="Copy it there, start it, and tunnel its port to this machine until Ctrl-C.",
+            show_default=False,
+        ),
+    ] = None,
+    local_port: Annotated[
+        int,
+        typer.Option(
+            "--local-port", min=0, max=65535, help="Where the tunnel begins; 0 picks a port."
+        ),
+    ] = 9090,
+    as_json: AsJson = False,
+) -> None:
+    """Make the archive that is copied to a board: agent, runtime libraries, start script.
+
+    Nothing but Linux's own libraries has to be on the board. With --ssh it is started there too.
+    """
+    from tvm_mobilenet.boards.archive import bundle_board
+    from tvm_mobilenet.boards.ssh import SshBoard
+    from tvm_mobilenet.targets import load_target
+
+    with show_progress() as progress:
+        progress.start(f"making the archive for {target}")
+        made = bundle_board(load_target(target), output)
+        progress.done(f"{made.size_bytes / 1e6:.1f} MB")
+    if as_json:
+        print_json(dataclasses.asdict(made))
+    else:
+        print_line(
+            f"archive   {made.path}  {made.size_bytes / 1e6:.1f} MB, {len(made.files)} files"
+        )
+        print_line(f"target    {made.target}, glibc {made.glibc} or newer")
+    if ssh is None:
+        return
+    with SshBoard(ssh, made, local_port=local_port) as started:
+        print_note(f"{ssh} is ready at --device {started.address}; Ctrl-C ends it")
+        started.wait()
 
 
 def start(
