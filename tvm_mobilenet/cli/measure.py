@@ -84,11 +84,18 @@ def _print(found: Measurement) -> None:
                 ),
                 f"{found.load_ms:.1f} ms",
                 f"{found.first_run_ms:.1f} ms",
-                f"{found.memory.added_bytes / 1e6:.1f} MB of {found.memory.peak_bytes / 1e6:.0f}",
+                _memory(found),
             )
         ],
     )
     print_line(f"{len(timing.values_ms)} inferences after {len(timing.warmup_ms)} to warm up")
+
+
+def _memory(found: Measurement) -> str:
+    memory = found.memory
+    if memory is None:
+        return "not known"
+    return f"{memory.added_bytes / 1e6:.1f} MB of {memory.peak_bytes / 1e6:.0f}"
 
 
 def _print_profile(profile: Profile) -> None:
