@@ -299,9 +299,12 @@ def _words(err: OSError) -> str:
 def main(request: str) -> None:
     """Take over the sockets that the parent has passed on."""
     wanted = json.loads(request)
-    sockets = [socket.socket(fileno=number) for number in (0, wanted["listener"], wanted["board"])]
+    numbers = (0, wanted["listener"], wanted["board"])
+    control, listener, board = (socket.socket(fileno=number) for number in numbers)
     RelayWorker(
-        *sockets,
+        control,
+        listener,
+        board,
         greeting=bytes.fromhex(wanted["greeting"]),
         welcome=bytes.fromhex(wanted["welcome"]),
         patience_s=wanted["patience_s"],
