@@ -6,7 +6,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help venv run test test-slow lint format bench clean
+# What an emulated Arm board needs beyond PyPI, as Debian and Ubuntu name it; `make test` installs it
+# where it may. tvm_mobilenet/boards/sysroot.py looks for the same.
+EMULATOR := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
+ARM_LIBRARIES := /usr/aarch64-linux-gnu/lib
+
+.PHONY: help venv emulator run test test-slow lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,10 +29,20 @@ $(STAMP): pyproject.toml
 run: $(STAMP)  ## train on digits, export, compile, verify and measure
 	$(BIN)/tvm-mobilenet run
 
-test: lint  ## lint, types and the tests
+emulator:  ## install what an emulated Arm board needs, with apt
+	@if command -v qemu-aarch64 >/dev/null && test -e $(ARM_LIBRARIES)/ld-linux-aarch64.so.1 && \
+	    test -e $(ARM_LIBRARIES)/libstdc++.so.6; then exit 0; fi; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	  echo "installing $(EMULATOR)" >&2; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends $(EMULATOR) >/dev/null && exit 0; \
+	fi; \
+	echo "no emulated Arm board here: install $(EMULATOR); without them its tests are skipped" >&2
+
+test: lint emulator  ## lint, types and the tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-slow: $(STAMP)  ## the long tests
+test-slow: $(STAMP) emulator  ## the long tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 lint: $(STAMP)  ## ruff and mypy

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvm_mobilenet import measure as measure_module
+from tvm_mobilenet import local_device as local_device_module
 from tvm_mobilenet import peak as peak_module
 from tvm_mobilenet import profile as profile_module
 from tvm_mobilenet.artifact import open_artifact
@@ -127,7 +127,7 @@ class TestMeasure:
     def test_an_error_in_the_other_process_comes_back_as_it_was(self, tmp_path: Path):
         request = {"artifact": str(tmp_path), "threads": 1}
         with pytest.raises(ArtifactError, match=r"it has no manifest\.json"):
-            measure_module._probe(request)
+            local_device_module._probe(request)
 
     def test_a_process_that_dies_is_explained(self, monkeypatch):
         def killed(command, environment):
@@ -138,13 +138,13 @@ class TestMeasure:
                 check=False,
             )
 
-        monkeypatch.setattr(measure_module, "_run", killed)
+        monkeypatch.setattr(local_device_module, "_run", killed)
         with pytest.raises(TvmMobilenetError, match="ended by SIGILL; is the library for this"):
-            measure_module._probe({"artifact": "a"})
+            local_device_module._probe({"artifact": "a"})
 
     def test_a_process_that_fails_is_explained(self):
         with pytest.raises(TvmMobilenetError, match="the process that measures failed: TypeError"):
-            measure_module._probe({"artifact": None})
+            local_device_module._probe({"artifact": None})
 
 
 class TestProfile:

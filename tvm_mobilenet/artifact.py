@@ -44,6 +44,7 @@ __all__ = [
     "OutputFolder",
     "open_artifact",
     "write_artifact",
+    "wrong_machine",
 ]
 
 logger = logging.getLogger(__name__)
@@ -74,12 +75,15 @@ class Artifact:
         return self.path / self.manifest.onnx.file if self.manifest.onnx else None
 
 
-def open_artifact(path: Path | str, *, runnable: bool = True) -> Artifact:
+def open_artifact(
+    path: Path | str, *, runnable: bool = True, machine: str | None = None
+) -> Artifact:
     """Check an artifact folder and return it; nothing in it has been loaded or executed.
 
     Args:
         path: the folder that `compile` wrote.
-        runnable: refuse a library for another architecture than this machine's.
+        runnable: refuse a library for another architecture than `machine`.
+        machine: where it is to run, in `library_machine`'s words; None for this machine.
 
     Raises:
         ArtifactError: no artifact there, a file missing, truncated or altered, or a library for
@@ -92,23 +96,38 @@ def open_artifact(path: Path | str, *, runnable: bool = True) -> Artifact:
     _check_file(library, manifest.library)
     if manifest.onnx is not None:
         _check_file(path / manifest.onnx.file, manifest.onnx)
-    machine = library_machine(library)
-    if machine != manifest.library.machine:
+    found = library_machine(library)
+    if found != manifest.library.machine:
         raise ManifestMismatchError(
             f"artifact {path}: the manifest says {manifest.library.machine}, the library is for "
-            f"{machine}; compile the model again"
+            f"{found}; compile the model again"
         )
-    if runnable and machine != host_machine():
-        raise ArtifactError(
-            f"artifact {path}: the library is for {machine} (target {manifest.target.name}), this "
-            f"machine is {host_machine()}; run it there, or compile with --target host"
-        )
+    if runnable and found != (machine or host_machine()):
+        raise wrong_machine(Artifact(path, manifest), machine)
     if description_json(read_description(library)) != description_json(manifest):
         raise ManifestMismatchError(
             f"artifact {path}: the manifest and the description inside the library differ; "
             "compile the model again"
         )
     return Artifact(path, manifest)
+
+
+def wrong_machine(
+    artifact: Artifact, machine: str | None = None, *, on_board: bool = False
+) -> ArtifactError:
+    """Word that an artifact's library is not for `machine`, or None for this one."""
+    library, target = artifact.manifest.library, artifact.manifest.target
+    found = f"{library.machine} (target {target.name})"
+    head = f"artifact {artifact.path}: the library is for {found}, "
+    if not on_board:
+        return ArtifactError(
+            f"{head}this machine is {machine or host_machine()}; run it there, or compile with "
+            "--target host"
+        )
+    return ArtifactError(
+        f"{head}the board is {machine}; compile with the board's --target "
+        "(`tvm-mobilenet targets` lists them)"
+    )
 
 
 def _read_manifest(path: Path) -> Manifest:

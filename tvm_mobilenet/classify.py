@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from tvm_mobilenet.artifact import open_artifact
 from tvm_mobilenet.errors import SpecError
-from tvm_mobilenet.executor import LocalExecutor
 from tvm_mobilenet.inputs import image_input, image_inputs
+from tvm_mobilenet.local_device import LocalDevice
 from tvm_mobilenet.manifest import Manifest
+from tvm_mobilenet.protocols import Device
 
 __all__ = ["Guess", "Prediction", "classify"]
 
@@ -51,6 +52,8 @@ def classify(
     *,
     top: int = 5,
     threads: int | None = None,
+    device: Device | None = None,
+    cpus: Sequence[int] = (),
 ) -> list[Prediction]:
     """Classify picture files with a compiled model.
 
@@ -59,13 +62,17 @@ def classify(
         images: picture files, any format that Pillow reads.
         top: how many classes to name for each.
         threads: how many threads compute; None for one on each fast core.
+        device: where the model runs; None for this machine. Pictures are prepared here.
+        cpus: the processors to compute on; empty for the device's choice.
 
     Raises:
         ArtifactError: the artifact is damaged or for another machine.
         SpecError: the model takes no pictures, or its output is not one score for each class.
         ImageError: a file is not a picture.
+        DeviceError: the board cannot be reached, or has gone in the middle.
     """
-    artifact = open_artifact(path)
+    device = device or LocalDevice()
+    artifact = open_artifact(path, machine=device.machine, runnable=device.machine is not None)
     manifest = artifact.manifest
     if top < 1:
         raise SpecError(f"top {top}: give 1 or more")
@@ -73,7 +80,7 @@ def classify(
     classes = _class_count(manifest)
     paths = [Path(image) for image in images]
     predictions: list[Prediction] = []
-    with LocalExecutor(artifact, threads) as executor:
+    with device.open(artifact, threads, cpus) as executor:
         for inputs, count in image_inputs(manifest, paths):
             (scores,) = executor.run(inputs).values()
             for row in scores.reshape(-1, classes)[:count]:

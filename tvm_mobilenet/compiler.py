@@ -19,6 +19,7 @@ from tvm_mobilenet.frontend.pipeline import canonicalize
 from tvm_mobilenet.onnx_file import read_exported
 from tvm_mobilenet.protocols import NoProgress, Progress
 from tvm_mobilenet.records import LayerRecord, TensorInfo
+from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.schedule.fallback import schedule_fallback
 from tvm_mobilenet.schedule.select import KernelCall, Selection, select_kernels
 from tvm_mobilenet.toolchain import make_fcompile
@@ -152,9 +153,10 @@ def _build(mod: IRModule, target: TargetSpec) -> Any:
         relax.transform.AttachGlobalSymbol(),
     ]
     try:
-        return tvm.compile(
-            mod, target=target.tvm_target(), relax_pipeline=tvm.transform.Sequential(passes)
-        )
+        with lowering():
+            return tvm.compile(
+                mod, target=target.tvm_target(), relax_pipeline=tvm.transform.Sequential(passes)
+            )
     except Exception as err:
         raise CompileError(f"code generation failed: {_last_line(err)}") from err
 

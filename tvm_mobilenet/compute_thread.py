@@ -10,7 +10,7 @@ size, and takes the pinning on itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -37,14 +37,28 @@ def default_threads() -> int:
     return min(len(fast), cpu_quota() or len(fast))
 
 
-def resolve_threads(threads: int | None) -> int:
-    """Return the number of threads to use, None standing for `default_threads`.
+def resolve_threads(threads: int | None, cpus: Sequence[int] = ()) -> int:
+    """Return the number of threads to use.
+
+    None stands for one on each of `cpus`, and where those are not named for `default_threads`.
 
     Raises:
-        SpecError: fewer than one, or more than this process may run on.
+        SpecError: fewer than one, more than this process may run on, or processors that it may not.
     """
+    if cpus:
+        allowed = sorted(os.sched_getaffinity(0))
+        missing = [cpu for cpu in cpus if cpu not in allowed]
+        if missing:
+            raise SpecError(
+                f"cpus {missing[0]}: this process may not run there; give some of "
+                f"{','.join(map(str, allowed))}"
+            )
+        if threads is not None and threads > len(cpus):
+            raise SpecError(
+                f"threads {threads}: more than the {len(cpus)} processors of --cpus; give as many"
+            )
     if threads is None:
-        return default_threads()
+        return len(cpus) or default_threads()
     available = len(os.sched_getaffinity(0))
     if not 1 <= threads <= available:
         raise SpecError(
@@ -55,15 +69,15 @@ def resolve_threads(threads: int | None) -> int:
 
 
 class ComputeThread:
-    """A thread of its own that computes with `threads` threads, itself among them.
+    """A thread of its own that computes with `threads` threads, itself among them, on `cpus`.
 
     Use it as a context manager or `close` it; the pool's threads end with it.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        self.threads = resolve_threads(threads)
+    def __init__(self, threads: int | None = None, cpus: Sequence[int] = ()) -> None:
+        self.threads = resolve_threads(threads, cpus)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tvm-mobilenet")
-        self.call(_configure_pool, self.threads)
+        self.call(_configure_pool, self.threads, tuple(cpus))
 
     def call(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Run `function` on the thread and return what it returns."""
@@ -85,11 +99,11 @@ class ComputeThread:
         self.close()
 
 
-def _configure_pool(threads: int) -> None:
+def _configure_pool(threads: int, wanted: Sequence[int]) -> None:
     """Make the calling thread's pool, which must not have been used before."""
     import tvm
 
-    fast, rest = _ranked_cpus()
+    fast, rest = (list(wanted), []) if wanted else _ranked_cpus()
     cpus = [*fast, *rest][:threads]
     tvm.get_global_func("runtime.config_threadpool")(
         _ONE_CORE_PER_THREAD, threads, [str(cpu) for cpu in cpus]

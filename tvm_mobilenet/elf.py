@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tvm_mobilenet.errors import ArtifactError
 
-__all__ = ["host_machine", "library_machine"]
+__all__ = ["host_machine", "library_machine", "machine_name"]
 
 # e_machine numbers from the System V gABI registry of machine names.
 _MACHINES = {3: "i386", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "riscv"}
@@ -46,5 +46,9 @@ def library_machine(path: Path) -> str:
 
 def host_machine() -> str:
     """Return the name that `library_machine` gives to libraries for this machine."""
-    name = platform.machine()
-    return _HOST_NAMES.get(name, name)
+    return machine_name(platform.machine())
+
+
+def machine_name(kernel_name: str) -> str:
+    """Return the name used here for what `uname -m` says of a machine."""
+    return _HOST_NAMES.get(kernel_name, kernel_name)

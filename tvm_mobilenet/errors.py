@@ -174,13 +174,24 @@ class ParityError(TvmMobilenetError):
 
 
 class DeviceError(TvmMobilenetError):
-    """The device cannot be used."""
+    """The device cannot be used.
+
+    Attributes:
+        device: which one, as it is named in the message; None where there is none yet.
+        step: what was being done: `connect`, `queue`, `handshake`, `upload`, `load`, `run`, ...
+    """
 
     exit_code = 4
 
+    def __init__(self, message: str, *, device: str | None = None, step: str | None = None) -> None:
+        named = [part for part in (device and f"device {device}", step) if part]
+        super().__init__(": ".join([*named, message]))
+        self.device = device
+        self.step = step
+
 
 class DeviceUnreachableError(DeviceError):
-    """Nothing answers where the device should be."""
+    """Nothing answers where the device should be, or what answered has gone."""
 
 
 class DeviceTimeoutError(DeviceError):

@@ -6,7 +6,7 @@ Needs TVM's runtime only; its compiler need not be installed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -15,8 +15,11 @@ import numpy.typing as npt
 
 from tvm_mobilenet.artifact import Artifact
 from tvm_mobilenet.compute_thread import ComputeThread
-from tvm_mobilenet.errors import ArtifactError, ManifestMismatchError, SpecError
+from tvm_mobilenet.errors import ArtifactError, ManifestMismatchError
+from tvm_mobilenet.inputs import checked_inputs
+from tvm_mobilenet.process_memory import peak_bytes, reset_peak, resident_bytes
 from tvm_mobilenet.records import LayerRecord, TensorInfo
+from tvm_mobilenet.series import Memory
 
 __all__ = ["LocalExecutor"]
 
@@ -37,15 +40,20 @@ class LocalExecutor:
         artifact: what `open_artifact` returned.
         threads: how many threads compute, None for one on each fast core. `TVM_NUM_THREADS` has no
             say in it.
+        cpus: the processors to compute on; empty for the fast ones first.
 
     Raises:
         ArtifactError: TVM cannot load the library.
         SpecError: a number of threads that this machine does not have.
     """
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+    def __init__(
+        self, artifact: Artifact, threads: int | None = None, cpus: Sequence[int] = ()
+    ) -> None:
         self.artifact = artifact
-        self._thread = ComputeThread(threads)
+        self._before_bytes = resident_bytes()
+        reset_peak()
+        self._thread = ComputeThread(threads, cpus)
         try:
             self.load_ms = self._thread.call(self._load)
             """Milliseconds from opening the library to being ready for a call."""
@@ -67,6 +75,14 @@ class LocalExecutor:
     def outputs(self) -> tuple[TensorInfo, ...]:
         """What `run` returns."""
         return self.artifact.manifest.outputs
+
+    def memory(self) -> Memory:
+        """Return what this process held before the library was opened, and the most since then.
+
+        The process's figures: what else it does meanwhile is counted too, and opening another
+        executor begins the peak anew.
+        """
+        return Memory(self._before_bytes, max(self._before_bytes, peak_bytes()))
 
     def close(self) -> None:
         """End the threads."""
@@ -137,22 +153,7 @@ class LocalExecutor:
         return np.asarray(values).reshape(repeat, len(self.artifact.manifest.layers))
 
     def _checked(self, inputs: Inputs) -> list[Array]:
-        known = [info.name for info in self.inputs]
-        left_over = sorted(set(inputs) - set(known))
-        if left_over:
-            raise SpecError(f"input {left_over[0]!r}: the model takes {', '.join(known)}")
-        arrays = []
-        for info in self.inputs:
-            if info.name not in inputs:
-                raise SpecError(f"input {info.name!r}: missing; the model takes {', '.join(known)}")
-            array = inputs[info.name]
-            if array.shape != info.shape or array.dtype != np.dtype(info.dtype):
-                raise SpecError(
-                    f"input {info.name!r}: {array.dtype} {array.shape} was given, the model takes "
-                    f"{info.dtype} {info.shape} ({info.layout})"
-                )
-            arrays.append(np.ascontiguousarray(array))
-        return arrays
+        return checked_inputs(self.inputs, inputs)
 
     # Everything below runs on the compute thread.
 

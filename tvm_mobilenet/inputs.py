@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,15 @@ from tvm_mobilenet.manifest import Manifest
 from tvm_mobilenet.models.preprocess import load_image, normalize
 from tvm_mobilenet.records import Preprocessing, TensorInfo
 
-__all__ = ["Inputs", "image_input", "image_inputs", "in_onnx_layout", "picture_batches", "seeded"]
+__all__ = [
+    "Inputs",
+    "checked_inputs",
+    "image_input",
+    "image_inputs",
+    "in_onnx_layout",
+    "picture_batches",
+    "seeded",
+]
 
 Array = npt.NDArray[Any]
 Inputs = dict[str, Array]
@@ -40,6 +48,30 @@ def seeded(manifest: Manifest, count: int, seed: int = 0) -> Iterator[Inputs]:
             info.name: _draw(info, manifest.preprocessing, rng, smooth=index % 2 == 1)
             for info in manifest.inputs
         }
+
+
+def checked_inputs(known: Sequence[TensorInfo], inputs: Mapping[str, Array]) -> list[Array]:
+    """Return the arrays of `inputs` in the model's order, contiguous, none of them too many.
+
+    Raises:
+        SpecError: an input is missing, left over, or of another shape or dtype.
+    """
+    names = [info.name for info in known]
+    left_over = sorted(set(inputs) - set(names))
+    if left_over:
+        raise SpecError(f"input {left_over[0]!r}: the model takes {', '.join(names)}")
+    arrays = []
+    for info in known:
+        if info.name not in inputs:
+            raise SpecError(f"input {info.name!r}: missing; the model takes {', '.join(names)}")
+        array = inputs[info.name]
+        if array.shape != info.shape or array.dtype != np.dtype(info.dtype):
+            raise SpecError(
+                f"input {info.name!r}: {array.dtype} {array.shape} was given, the model takes "
+                f"{info.dtype} {info.shape} ({info.layout})"
+            )
+        arrays.append(np.ascontiguousarray(array))
+    return arrays
 
 
 def _draw(

@@ -1,20 +1,12 @@
-"""How long an inference takes, and what it needs: timed in a process of its own.
+"""How long an inference takes, and what it needs, on this machine or on a board.
 
-Nothing that the caller has loaded can then disturb the clock, the thread pools or the count of
-memory. What a figure was taken with (threads, library, machine, date) is kept beside it.
+What a figure was taken with (threads, library, machine, date) is kept beside it.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import platform
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,15 +14,15 @@ from typing import Any
 import numpy as np
 
 import tvm_mobilenet
-from tvm_mobilenet import errors
 from tvm_mobilenet.artifact import Artifact, open_artifact
-from tvm_mobilenet.compute_thread import resolve_threads
-from tvm_mobilenet.errors import SpecError, TvmMobilenetError
-from tvm_mobilenet.profile import Profile, profile_from
+from tvm_mobilenet.errors import SpecError
+from tvm_mobilenet.facts import HostFacts, host_facts
+from tvm_mobilenet.local_device import LocalDevice
+from tvm_mobilenet.profile import NominalPeak, Profile, profile_from
+from tvm_mobilenet.protocols import Device
+from tvm_mobilenet.series import BoardRecord, Memory, Series, SeriesRequest
 
 __all__ = ["HostFacts", "Measurement", "Memory", "Timing", "host_facts", "measure"]
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_WARMUP = 20
 DEFAULT_REPEAT = 100
@@ -116,46 +108,6 @@ class Timing:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Resident memory of the process that measured."""
-
-    before_bytes: int
-    """With Python, numpy and TVM's runtime loaded, the model not yet."""
-    peak_bytes: int
-    """The most there was from then on to the end of the inferences."""
-
-    @property
-    def added_bytes(self) -> int:
-        """What loading and running the model took."""
-        return self.peak_bytes - self.before_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return {**asdict(self), "added_bytes": self.added_bytes}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostFacts:
-    """The machine that measured."""
-
-    cpu: str
-    machine: str
-    """`x86_64`, `aarch64`, ..."""
-    cpus: int
-    """Processors that the process may run on."""
-    governor: str | None
-    """How the clock is chosen; None where the machine does not say."""
-    load_average: float
-    """Of the last minute, before the measurement began."""
-    system: str
-    """Kernel and its version."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return asdict(self)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """One artifact measured once."""
@@ -173,19 +125,25 @@ class Measurement:
     """From opening the library to being ready; the file was read before, for its hash."""
     first_run_ms: float
     """The very first inference."""
-    memory: Memory
+    memory: Memory | None
+    """None where the board cannot say: a stock RPC server."""
     host: HostFacts
+    """The machine that measured: this one, or the board."""
     date: str
     """UTC, ISO 8601."""
     versions: Mapping[str, str]
     """Of what measured: `tvm_mobilenet`, `tvm`."""
     profile: Profile | None = None
     """Where it was asked for."""
+    board: BoardRecord | None = None
+    """The board that measured; None for this machine."""
+    device_warnings: tuple[str, ...] = ()
+    """What about the device makes the figures doubtful."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What makes the figures doubtful, in words."""
-        return self.timing.warnings
+        return (*self.device_warnings, *self.timing.warnings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -200,11 +158,12 @@ class Measurement:
             "timing": self.timing.to_dict(),
             "load_ms": self.load_ms,
             "first_run_ms": self.first_run_ms,
-            "memory": self.memory.to_dict(),
+            "memory": self.memory.to_dict() if self.memory else None,
             "host": self.host.to_dict(),
             "date": self.date,
             "versions": dict(self.versions),
             "profile": self.profile.to_dict() if self.profile else None,
+            "board": self.board.to_dict() if self.board else None,
             "warnings": list(self.warnings),
         }
 
@@ -216,44 +175,61 @@ def measure(
     warmup: int = DEFAULT_WARMUP,
     repeat: int = DEFAULT_REPEAT,
     profile: bool = False,
+    device: Device | None = None,
+    cpus: Sequence[int] = (),
+    cool_down_s: float | None = None,
 ) -> Measurement:
-    """Time an artifact on this machine.
+    """Time an artifact on a device.
 
     Args:
         path: the artifact folder.
-        threads: how many threads compute; None for one on each fast core.
+        threads: how many threads compute; None for one on each of `cpus`, or each fast core.
         warmup: inferences before it counts.
         repeat: inferences that count.
-        profile: time every layer too, and the machine's peak to set it against.
+        profile: time every layer too, against the machine's peak: measured on this machine, on a
+            board computed from its target's figures.
+        device: where to run it; None for this machine, in a process of its own.
+        cpus: the processors to compute on; empty for the device's choice.
+        cool_down_s: rest between bursts of inferences on a board, in seconds; None for its default.
 
     Raises:
         ArtifactError: the artifact is damaged or for another machine.
         SpecError: a number out of range.
+        DeviceError: the board cannot be reached, or has gone in the middle.
     """
-    artifact = open_artifact(path)
+    device = device or LocalDevice()
+    artifact = open_artifact(path, machine=device.machine, runnable=device.machine is not None)
     for name, value, least in (("warmup", warmup, 0), ("repeat", repeat, 1)):
         if value < least:
             raise SpecError(f"{name} {value}: give {least} or more")
-    threads = resolve_threads(threads)
-    host = host_facts()
-    found = _probe(
-        {
-            "artifact": str(artifact.path),
-            "threads": threads,
-            "warmup": warmup,
-            "repeat": repeat,
-            "profile": profile,
-        }
+    if cool_down_s is not None and not cool_down_s >= 0:
+        raise SpecError(f"cool-down-s {cool_down_s:g}: give 0 or more seconds")
+    series = device.take_series(
+        artifact,
+        SeriesRequest(
+            threads=threads,
+            cpus=tuple(cpus),
+            warmup=warmup,
+            repeat=repeat,
+            profile=profile,
+            cool_down_s=cool_down_s,
+        ),
     )
-    return _measurement(artifact, str(path), threads, host, found)
+    return _measurement(artifact, str(path), series)
 
 
-def _measurement(
-    artifact: Artifact, path: str, threads: int, host: HostFacts, found: Mapping[str, Any]
-) -> Measurement:
-    manifest = artifact.manifest
-    times = found["layer_times_ms"]
-    timing = Timing(tuple(found["warmup_ms"]), tuple(found["values_ms"]))
+def _measurement(artifact: Artifact, path: str, series: Series) -> Measurement:
+    manifest, steps, board = artifact.manifest, series.steps, series.board
+    timing = Timing(steps.warmup_ms, steps.values_ms)
+    profile = None
+    if steps.layer_times_ms is not None:
+        profile = profile_from(
+            manifest,
+            steps.layer_times_ms,
+            timing.median_ms,
+            series.threads,
+            nominal=NominalPeak.of(board) if board else None,
+        )
     return Measurement(
         artifact=path,
         model=manifest.model.name,
@@ -261,80 +237,15 @@ def _measurement(
         target=manifest.target.name,
         library_sha256=manifest.library.sha256,
         library_bytes=manifest.library.size_bytes,
-        threads=threads,
+        threads=series.threads,
         timing=timing,
-        load_ms=found["load_ms"],
-        first_run_ms=found["first_run_ms"],
-        memory=Memory(found["before_bytes"], found["peak_bytes"]),
-        host=host,
+        load_ms=steps.load_ms,
+        first_run_ms=steps.first_run_ms,
+        memory=steps.memory,
+        host=series.host,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        versions={"tvm_mobilenet": tvm_mobilenet.__version__, "tvm": found["tvm"]},
-        profile=profile_from(manifest, times, timing.median_ms, threads) if times else None,
+        versions={"tvm_mobilenet": tvm_mobilenet.__version__, "tvm": series.tvm},
+        profile=profile,
+        board=board,
+        device_warnings=series.warnings,
     )
-
-
-def _probe(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Run `tvm_mobilenet.probe` in a fresh interpreter and return what it found."""
-    package = str(Path(tvm_mobilenet.__file__).parent.parent)
-    search = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(search),
-        # TVM's runtime is all that a library needs; its compiler would be in the count of memory.
-        "TVM_USE_RUNTIME_LIB": "1",
-    }
-    command = [sys.executable, "-m", "tvm_mobilenet.probe", json.dumps(request)]
-    done = _run(command, environment)
-    lines = done.stdout.strip().splitlines()
-    try:
-        answer: dict[str, Any] = json.loads(lines[-1])
-    except (IndexError, ValueError) as err:
-        raise TvmMobilenetError(f"measuring {request['artifact']}: {_last_words(done)}") from err
-    if "error" in answer:
-        kind = getattr(errors, answer["error"], TvmMobilenetError)
-        raise kind(answer["message"])
-    return answer
-
-
-def _run(
-    command: Sequence[str], environment: Mapping[str, str]
-) -> subprocess.CompletedProcess[str]:
-    # `run` kills the process and waits for it when Ctrl-C ends the wait.
-    return subprocess.run(
-        command, env=dict(environment), capture_output=True, text=True, check=False
-    )
-
-
-def _last_words(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        return f"the process that measures was ended by {name}; is the library for this processor?"
-    lines = done.stderr.strip().splitlines()
-    return f"the process that measures failed: {lines[-1] if lines else done.returncode}"
-
-
-def host_facts() -> HostFacts:
-    """Describe this machine."""
-    return HostFacts(
-        cpu=_cpu_name(),
-        machine=platform.machine(),
-        cpus=len(os.sched_getaffinity(0)),
-        governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        load_average=round(os.getloadavg()[0], 2),
-        system=f"{platform.system()} {platform.release()}",
-    )
-
-
-def _cpu_name() -> str:
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model", "Hardware"):
-            return value.strip()
-    return platform.processor() or "unknown"
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None

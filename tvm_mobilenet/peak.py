@@ -41,7 +41,7 @@ class Peak:
     lanes: int
     """Values in a vector."""
     chains: int
-    """Accumulators that the kernel keeps in registers."""
+    """Accumulators that the kernel keeps in registers; 0 where no kernel was run."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""

@@ -5,22 +5,16 @@ Run as `python -m tvm_mobilenet.probe REQUEST`; not a command for people.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
 import sys
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tvm_mobilenet.artifact import open_artifact
 from tvm_mobilenet.errors import TvmMobilenetError
 from tvm_mobilenet.executor import LocalExecutor
 from tvm_mobilenet.inputs import seeded
-
-_STATUS = Path("/proc/self/status")
-_PROFILE_RUNS = 50
+from tvm_mobilenet.series import SeriesRequest, take_steps
 
 
 def main(request_json: str) -> None:
@@ -41,55 +35,27 @@ def _probe(request: Mapping[str, Any]) -> dict[str, Any]:
 
     artifact = open_artifact(request["artifact"])
     (inputs,) = seeded(artifact.manifest, 1)
-    before = _resident_bytes()
-    _reset_peak()
-    with LocalExecutor(artifact, request["threads"]) as executor:
-        begin = time.perf_counter()
-        executor.run(inputs)
-        answer: dict[str, Any] = {
-            "tvm": str(tvm.__version__),
-            "load_ms": executor.load_ms,
-            "first_run_ms": (time.perf_counter() - begin) * 1e3,
-            "before_bytes": before,
-            "peak_bytes": max(before, _peak_bytes()),
-            "layer_times_ms": None,
-        }
-        warmup, repeat = request["warmup"], request["repeat"]
-        values = executor.times_ms(inputs, warmup + repeat)
-        answer |= {"warmup_ms": values[:warmup], "values_ms": values[warmup:]}
-        if request["profile"]:
-            runs = min(repeat, _PROFILE_RUNS)
-            executor.layer_times_ms(inputs, max(1, min(warmup, runs)))
-            answer["layer_times_ms"] = executor.layer_times_ms(inputs, runs).tolist()
-    return answer
-
-
-def _reset_peak() -> None:
-    # Makes VmHWM start again from what is resident now (proc(5), clear_refs). Where that is not
-    # allowed the peak is that of the whole process, start-up included.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _resident_bytes() -> int:
-    return _status_bytes("VmRSS:") or _rusage_bytes()
-
-
-def _peak_bytes() -> int:
-    return _status_bytes("VmHWM:") or _rusage_bytes()
-
-
-def _status_bytes(key: str) -> int | None:
-    try:
-        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return None
-    found = next((line.split()[1] for line in lines if line.startswith(key)), None)
-    return int(found) * 1024 if found else None
-
-
-def _rusage_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    cpus = tuple(request.get("cpus", ()))
+    wanted = SeriesRequest(
+        threads=request["threads"],
+        cpus=cpus,
+        warmup=request["warmup"],
+        repeat=request["repeat"],
+        profile=request["profile"],
+    )
+    with LocalExecutor(artifact, wanted.threads, cpus) as executor:
+        steps = take_steps(executor, inputs, wanted)
+    memory = steps.memory
+    return {
+        "tvm": str(tvm.__version__),
+        "load_ms": steps.load_ms,
+        "first_run_ms": steps.first_run_ms,
+        "before_bytes": memory.before_bytes if memory else 0,
+        "peak_bytes": memory.peak_bytes if memory else 0,
+        "warmup_ms": steps.warmup_ms,
+        "values_ms": steps.values_ms,
+        "layer_times_ms": steps.layer_times_ms,
+    }
 
 
 if __name__ == "__main__":

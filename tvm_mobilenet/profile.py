@@ -12,8 +12,10 @@ import numpy as np
 from tvm_mobilenet.manifest import Manifest
 from tvm_mobilenet.peak import Peak, measure_peak
 from tvm_mobilenet.records import LayerRecord
+from tvm_mobilenet.series import BoardRecord
+from tvm_mobilenet.targets import TargetSpec
 
-__all__ = ["LayerTime", "Profile", "profile_from"]
+__all__ = ["LayerTime", "NominalPeak", "Profile", "profile_from"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +54,9 @@ class Profile:
     """All multiply-adds over `whole_ms`."""
     share_of_peak: float | None
     peak: Peak | None
-    """None where it could not be measured; `peak_note` says why."""
+    """None where there is none; `peak_note` says why."""
     peak_note: str | None = None
+    """Where the peak is not a measured one."""
 
     @property
     def unattributed_ms(self) -> float:
@@ -68,16 +71,60 @@ class Profile:
         return {**asdict(self), "unattributed_ms": self.unattributed_ms}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NominalPeak:
+    """What stands for the peak of a board, where nothing can be measured but the model."""
+
+    clock_mhz: float | None
+    """The highest clock that the board reports; None for the target's nominal one."""
+    is_emulated: bool
+
+    @classmethod
+    def of(cls, board: BoardRecord) -> NominalPeak:
+        """Take what a board says of itself."""
+        facts = board.before
+        cpus = [cpu for cpu in facts.cpus if cpu.cpu in (board.cpus or (cpu.cpu,))] if facts else []
+        return cls(
+            clock_mhz=max((cpu.max_mhz for cpu in cpus if cpu.max_mhz), default=None),
+            is_emulated=facts is not None and facts.emulated,
+        )
+
+    def peak(self, target: TargetSpec, threads: int) -> tuple[Peak | None, str | None]:
+        """Return the roof that the figures make, and a note of where it comes from."""
+        if self.is_emulated:
+            return None, "an emulated board has no peak"
+        cpu = target.cpu
+        lanes = cpu.lanes("float32")
+        clock_mhz = self.clock_mhz or cpu.freq_mhz
+        note = (
+            f"computed, not measured: {threads} threads x {cpu.fma_units} multiply-adds of "
+            f"{lanes} values a cycle x {clock_mhz:.0f} MHz ("
+            f"{'reported by the board' if self.clock_mhz else f'nominal, {target.name}'})"
+        )
+        gflops = 2 * lanes * cpu.fma_units * threads * clock_mhz / 1e3
+        return Peak(gflops=gflops, threads=threads, lanes=lanes, chains=0), note
+
+
 def profile_from(
-    manifest: Manifest, layer_times_ms: Sequence[Sequence[float]], whole_ms: float, threads: int
+    manifest: Manifest,
+    layer_times_ms: Sequence[Sequence[float]],
+    whole_ms: float,
+    threads: int,
+    nominal: NominalPeak | None = None,
 ) -> Profile:
     """Make a profile of the times of every layer, one row an inference.
 
-    Measures the machine's peak for the number of threads, once a process.
+    Measures this machine's peak for the number of threads, once a process, unless a `nominal` one
+    stands for a board's.
     """
     medians = np.median(np.asarray(layer_times_ms), axis=0).tolist()
     total_ms = sum(medians)
-    peak, note = _peak_for(manifest, threads)
+    target = TargetSpec.model_validate(manifest.target.spec)
+    if nominal is not None:
+        found = nominal.peak(target, threads)
+    else:
+        found = _peak_for(target, threads)
+    peak, note = found
     macs = sum(layer.macs for layer in manifest.layers)
     gflops = _gflops(macs, whole_ms)
     return Profile(
@@ -116,10 +163,7 @@ def _gflops(macs: int, time_ms: float) -> float:
     return 2 * macs / time_ms / 1e6
 
 
-def _peak_for(manifest: Manifest, threads: int) -> tuple[Peak | None, str | None]:
-    from tvm_mobilenet.targets import TargetSpec
-
-    target = TargetSpec.model_validate(manifest.target.spec)
+def _peak_for(target: TargetSpec, threads: int) -> tuple[Peak | None, str | None]:
     try:
         return measure_peak(target, threads), None
     except Exception as err:  # a board that has TVM's runtime alone cannot build the kernel

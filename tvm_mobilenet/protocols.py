@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["NoProgress", "Progress"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from tvm_mobilenet.artifact import Artifact
+    from tvm_mobilenet.facts import HostFacts
+    from tvm_mobilenet.series import Memory, Series, SeriesRequest
+
+__all__ = ["Device", "Executor", "NoProgress", "Progress"]
+
+Array = npt.NDArray[Any]
 
 
 class Progress(Protocol):
@@ -37,11 +48,77 @@ class NoProgress:
 
 
 class Executor(Protocol):
-    """A compiled model, opened on some device, ready to be fed.
+    """A compiled model, opened on some device, ready to be fed; close it after use.
 
     Inputs and outputs are keyed by the names in the manifest, arrays in the manifest's shape,
-    dtype and layout.
+    dtype and layout. One executor serves one caller at a time.
     """
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    @property
+    def load_ms(self) -> float:
+        """Milliseconds from opening the library to being ready for a call."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Compute every output once."""
+
+    def times_ms(self, inputs: Mapping[str, Array], repeat: int) -> list[float]:
+        """Time `repeat` inferences one by one, on the device's own clock."""
+
+    def layer_times_ms(self, inputs: Mapping[str, Array], repeat: int) -> npt.NDArray[np.float64]:
+        """Time every kernel call in its place: (repeat, layers) f64."""
+
+    def layer_outputs(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Run once and return what each kernel call wrote, in the order of `manifest.layers`."""
+
+    def memory(self) -> Memory | None:
+        """Return what the process held before the model, and the most since; None if unknown."""
+
+    def close(self) -> None:
+        """Let go of the model and of what runs it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Device(Protocol):
+    """Where compiled models are run: this machine, a board, or a script in a test."""
+
+    @property
+    def name(self) -> str:
+        """How errors and reports call it."""
+
+    @property
+    def machine(self) -> str | None:
+        """What its libraries must be for, as `library_machine` says; None if not known yet."""
+
+    def facts(self) -> HostFacts:
+        """Describe it."""
+
+    def open(
+        self, artifact: Artifact, threads: int | None = None, cpus: Sequence[int] = ()
+    ) -> Executor:
+        """Load an artifact's library there.
+
+        Args:
+            artifact: what to load.
+            threads: how many threads compute; None for one on each of `cpus`, or each fast core.
+            cpus: the processors to compute on; empty for the device's choice.
+
+        Raises:
+            DeviceError: the device cannot be reached, is held by somebody else, or has gone.
+            ArtifactError: it cannot load the library.
+            SpecError: threads or processors that it does not have.
+        """
+
+    def take_series(self, artifact: Artifact, request: SeriesRequest) -> Series:
+        """Time a series of inferences on the artifact's first seeded input."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from tvm_mobilenet.errors import ParityError, UsageError
 from tvm_mobilenet.executor import LocalExecutor
 from tvm_mobilenet.files import new_file
 from tvm_mobilenet.inputs import seeded
+from tvm_mobilenet.measure import measure
 from tvm_mobilenet.models.spec import get_model_spec
 from tvm_mobilenet.models.weight_file import describe_weights
-from tvm_mobilenet.protocols import NoProgress, Progress
+from tvm_mobilenet.protocols import Device, NoProgress, Progress
 from tvm_mobilenet.targets import load_target
 from tvm_mobilenet.verify.engines import onnx_file, onnx_session
 from tvm_mobilenet.verify.report import VerifyReport, verify
@@ -35,6 +36,7 @@ DEFAULT_FOLDER = Path("out")
 """Where a run is written if nothing is said: a folder in it for each model."""
 
 _ROUNDS = 9
+_BOARD_REPEAT = 30
 _BURST_S = 0.1
 _SETTLE_S = 0.25
 """A thread pool goes on spinning after an inference, TVM's for up to 185 ms: the other engine waits
@@ -59,8 +61,9 @@ class TimingRow:
 
     threads: int
     compiled: EngineTimes
-    onnxruntime: EngineTimes
-    ratio: float
+    onnxruntime: EngineTimes | None
+    """None on a board, where it does not run."""
+    ratio: float | None
     """Median over the rounds of compiled over ONNX Runtime: below 1 is faster."""
 
 
@@ -109,6 +112,7 @@ def run(
     seed: int = 0,
     threads: Sequence[int] | None = None,
     use_logs: bool = True,
+    device: Device | None = None,
     progress: Progress | None = None,
 ) -> RunReport:
     """Do everything from training to the comparison with ONNX Runtime, and save what was found.
@@ -124,6 +128,7 @@ def run(
         seed: of training, or of random weights.
         threads: the thread counts to time with; None for 1 and one for each core.
         use_logs: use recorded schedules where there are any.
+        device: a board to verify and time the library on; None for this machine.
         progress: told of every stage.
 
     Raises:
@@ -157,7 +162,7 @@ def run(
         use_logs=use_logs,
         progress=progress,
     )
-    report = _examine(artifact, spec, weights, data, training, threads, progress)
+    report = _examine(artifact, spec, weights, data, training, threads, device, progress)
     _save(artifact, report)
     if report.verification is not None:
         report.verification.check()
@@ -211,13 +216,14 @@ def _examine(
     data: str | Path | None,
     training: dict[str, Any] | None,
     threads: Sequence[int] | None,
+    device: Device | None,
     progress: Progress,
 ) -> RunReport:
-    """Verify and time an artifact, if this machine can run it."""
+    """Verify and time an artifact, on a board or if this machine can run it."""
     manifest = artifact.manifest
     not_run, verification = None, None
     timing: list[TimingRow] = []
-    if manifest.library.machine != host_machine():
+    if device is None and manifest.library.machine != host_machine():
         not_run = (
             f"the library is for {manifest.library.machine} and this machine is {host_machine()}"
         )
@@ -229,9 +235,14 @@ def _examine(
                 resolution=manifest.preprocessing.crop,
                 preprocessing=manifest.preprocessing,
             ).held_out
-        verification = verify(artifact.path, images=images, weights=weights, progress=progress)
-        for count in threads or sorted({1, default_threads()}):
-            timing.append(_time_both(artifact, count, progress))
+        verification = verify(
+            artifact.path, images=images, weights=weights, device=device, progress=progress
+        )
+        if device is not None:
+            timing.extend(_time_on(device, artifact, threads, progress))
+        else:
+            for count in threads or sorted({1, default_threads()}):
+                timing.append(_time_both(artifact, count, progress))
     return RunReport(
         artifact=str(artifact.path),
         model=manifest.model.name,
@@ -244,6 +255,28 @@ def _examine(
         library_bytes=manifest.library.size_bytes,
         not_run=not_run,
     )
+
+
+def _time_on(
+    device: Device, artifact: Artifact, threads: Sequence[int] | None, progress: Progress
+) -> Iterator[TimingRow]:
+    """Time the library on a board, with one thread and with the board's choice."""
+    seen: set[int] = set()
+    for count in threads or (1, None):
+        progress.start(f"timing on {device.name}")
+        found = measure(artifact.path, threads=count, repeat=_BOARD_REPEAT, device=device)
+        progress.done()
+        if found.threads in seen:
+            continue
+        seen.add(found.threads)
+        compiled = EngineTimes(
+            engine="compiled",
+            version=artifact.manifest.versions.tvm_mobilenet,
+            median_ms=found.timing.median_ms,
+            min_ms=found.timing.min_ms,
+            round_medians_ms=(found.timing.median_ms,),
+        )
+        yield TimingRow(threads=found.threads, compiled=compiled, onnxruntime=None, ratio=None)
 
 
 def _time_both(artifact: Artifact, threads: int, progress: Progress) -> TimingRow:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tvm_mobilenet._tvm import IRModule, tvm
+from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.schedule.matmul import plan_matmul, write_matmul
 from tvm_mobilenet.schedule.workload import Epilogue, MatmulWorkload
 from tvm_mobilenet.targets import load_target
@@ -21,7 +22,8 @@ def assembly(target_name: str, shape: tuple[int, int, int]) -> str:
     rows, depth, columns = shape
     workload = MatmulWorkload(rows=rows, depth=depth, columns=columns, epilogue=RELU6)
     function = write_matmul(workload, plan_matmul(workload, target.cpu))
-    library = tvm.compile(IRModule({"main": function}), target=target.tvm_target())
+    with lowering():
+        library = tvm.compile(IRModule({"main": function}), target=target.tvm_target())
     return str(library.mod.inspect_source("asm"))
 
 

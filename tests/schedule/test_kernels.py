@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm_mobilenet._tvm import IRModule, tvm
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
+from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import plan_pool, write_pool
 from tvm_mobilenet.schedule.separable import plan_separable, write_separable
@@ -46,7 +47,8 @@ def rng() -> np.random.Generator:
 
 
 def run(function: Any, arguments: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    library = tvm.compile(IRModule({"main": function}), target=load_target("host").tvm_target())
+    with lowering():
+        library = tvm.compile(IRModule({"main": function}), target=load_target("host").tvm_target())
     result = tvm.runtime.tensor(np.full(shape, np.nan, "float32"))
     library["main"](*(tvm.runtime.tensor(a) for a in arguments), result)
     return result.numpy()
@@ -132,7 +134,9 @@ def test_depthwise_equals_onnx_runtime(
     x, w = normal(rng, batch, channels, size, size), normal(rng, channels, 1, kernel, kernel)
     bias = normal(rng, channels)
     expected = conv_reference(x, w, bias, workload)
-    found = run(write_depthwise(workload, plan), [nhwc(x), pack_depthwise(w), bias], expected.shape)
+    found = run(
+        write_depthwise(workload, plan), [nhwc(x), pack_depthwise(w, plan), bias], expected.shape
+    )
     assert_close(found, expected)
 
 
@@ -227,7 +231,13 @@ def test_separable_equals_its_two_halves(
     shape = (batch, first.out_height, first.out_width, columns)
     found = run(
         write_separable(workload, plan, y_shape=shape),
-        [nhwc(x), pack_depthwise(w), bias, pack_matmul(matrix, plan.pointwise), bias2],
+        [
+            nhwc(x),
+            pack_depthwise(w, plan.depthwise),
+            bias,
+            pack_matmul(matrix, plan.pointwise),
+            bias2,
+        ],
         shape,
     )
     assert_close(found, np.clip(between @ matrix + bias2, 0, 6).reshape(shape))

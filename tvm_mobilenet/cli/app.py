@@ -13,7 +13,21 @@ from typing import Annotated
 import typer
 
 from tvm_mobilenet import __version__
-from tvm_mobilenet.cli import classify, export, measure, models, run, targets, train, verify
+from tvm_mobilenet.cli import (
+    board,
+    classify,
+    devices,
+    doctor,
+    export,
+    measure,
+    models,
+    run,
+    serve,
+    targets,
+    tracker,
+    train,
+    verify,
+)
 from tvm_mobilenet.cli import compile as compile_command
 from tvm_mobilenet.cli.console import print_error, print_line, set_verbosity, verbosity
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -63,6 +77,19 @@ app.command(epilog=_example("verify host/ --inputs 32"))(verify.verify)
 app.command(epilog=_example("measure host/ --threads 1 --profile"))(measure.measure)
 app.command(epilog=_example("classify host/ cat.jpg dog.png"))(classify.classify)
 app.command(epilog=_example("run mobilenet_v1_0.5_160 -o out/half"))(run.run)
+
+app.command(epilog=_example("tracker --port 9190"))(tracker.tracker)
+app.command(epilog=_example("devices --tracker 127.0.0.1:9190"))(devices.devices)
+app.command(epilog=_example("serve --tracker 127.0.0.1:9190 --key desk"))(serve.serve)
+app.command(epilog=_example("doctor --tracker 127.0.0.1:9190 --key rpi4"))(doctor.doctor)
+
+_board = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+_board.callback(epilog=_example("board start --target rpi4 --emulated"))(board.board)
+_board.command(epilog=_example("board bundle --target rpi4 -o rpi4-board.tar.gz"))(board.bundle)
+_board.command(epilog=_example("board start --target rpi4 --emulated"))(board.start)
+_board.command(epilog=_example("board stop rpi4"))(board.stop)
+_board.command("list", epilog=_example("board list --json"))(board.list_)
+app.add_typer(_board, name="board")
 
 
 def _print_version(value: bool) -> None:

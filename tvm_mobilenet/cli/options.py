@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ArtifactDir", "AsJson", "Model", "NoLogs", "Target", "Threads", "Weights"]
+__all__ = [
+    "ArtifactDir",
+    "AsJson",
+    "AuthKeyFile",
+    "BoardKey",
+    "Cpus",
+    "DeviceAddress",
+    "Emulated",
+    "Model",
+    "NoLogs",
+    "Target",
+    "Threads",
+    "TimeoutS",
+    "TrackerAddress",
+    "Weights",
+]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -55,4 +70,71 @@ Threads = Annotated[
 
 NoLogs = Annotated[
     bool, typer.Option("--no-logs", help="Use computed schedules alone, no recorded ones.")
+]
+
+TrackerAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--tracker",
+        metavar="HOST:PORT",
+        help="Ask this tracker for a board of --key.",
+        show_default=False,
+    ),
+]
+
+BoardKey = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="NAME",
+        help="The kind of board, as `devices` lists it.",
+        show_default=False,
+    ),
+]
+
+DeviceAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="HOST:PORT",
+        help="A board, without a tracker.",
+        show_default=False,
+    ),
+]
+
+Emulated = Annotated[
+    bool,
+    typer.Option(
+        "--emulated", help="An emulated board of the target, started for the call if none runs."
+    ),
+]
+
+AuthKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--auth-key-file",
+        metavar="FILE",
+        help="The key that tracker and board share (mode 600, 16 bytes or more).",
+        show_default=False,
+    ),
+]
+
+TimeoutS = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout-s",
+        metavar="S",
+        help="For each step on a board: queue, upload, load, run. [default: 60]",
+        show_default=False,
+    ),
+]
+
+Cpus = Annotated[
+    str | None,
+    typer.Option(
+        "--cpus",
+        metavar="LIST",
+        help="Processors to compute on, such as 4,5 or 4-7; by default the fast ones.",
+        show_default=False,
+    ),
 ]

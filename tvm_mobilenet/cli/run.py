@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvm_mobilenet.cli.console import print_json, print_line, print_note, print_table, show_progress
-from tvm_mobilenet.cli.options import AsJson, NoLogs, Target, Weights
+from tvm_mobilenet.cli.device import DeviceOptions
+from tvm_mobilenet.cli.options import (
+    AsJson,
+    AuthKeyFile,
+    BoardKey,
+    DeviceAddress,
+    Emulated,
+    NoLogs,
+    Target,
+    TimeoutS,
+    TrackerAddress,
+    Weights,
+)
 from tvm_mobilenet.cli.targets import load_shown
 
 if TYPE_CHECKING:
@@ -46,27 +58,44 @@ def run(
             "-o", "--output", metavar="DIR", help="By default out/MODEL.", show_default=False
         ),
     ] = None,
+    tracker: TrackerAddress = None,
+    key: BoardKey = None,
+    device: DeviceAddress = None,
+    emulated: Emulated = False,
+    auth_key_file: AuthKeyFile = None,
+    timeout_s: TimeoutS = None,
     as_json: AsJson = False,
 ) -> None:
     """Do it all: train or load, export, compile, verify, measure.
 
-    The library is timed beside ONNX Runtime, turn by turn. Weights that an equal run trained before
-    are used again. What was found is saved as run.json in the folder.
+    The library is timed beside ONNX Runtime, turn by turn, or alone on a board. Weights that an
+    equal run trained before are used again. What was found is saved as run.json in the folder.
     """
     from tvm_mobilenet.run import run as run_all
 
+    options = DeviceOptions(
+        tracker=tracker,
+        key=key,
+        device=device,
+        emulated=emulated,
+        auth_key_file=auth_key_file,
+        timeout_s=timeout_s,
+    )
+    options.check()
     with show_progress() as progress:
-        load_shown(target, progress)  # detected once; `run` finds it remembered
-        report = run_all(
-            model,
-            data=data,
-            weights=weights,
-            target=target,
-            out=output,
-            epochs=epochs,
-            use_logs=not no_logs,
-            progress=progress,
-        )
+        spec = load_shown(target, progress)  # detected once; `run` finds it remembered
+        with options.open(lambda: spec, progress) as where:
+            report = run_all(
+                model,
+                data=data,
+                weights=weights,
+                target=target,
+                out=output,
+                epochs=epochs,
+                use_logs=not no_logs,
+                device=where,
+                progress=progress,
+            )
     if as_json:
         print_json(report.to_dict())
     else:
@@ -136,8 +165,11 @@ def _latency(report: RunReport) -> list[_Row]:
             {
                 times.engine: f"{times.median_ms:.3f} ms"
                 for times in (row.compiled, row.onnxruntime)
+                if times is not None
             },
-            f"{row.ratio:.2f}x the time of ONNX Runtime",
+            "on the board, alone"
+            if row.ratio is None
+            else f"{row.ratio:.2f}x the time of ONNX Runtime",
         )
         for row in report.timing
     ]

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvm_mobilenet.cli.console import print_json, print_line, print_note, print_table, show_progress
-from tvm_mobilenet.cli.options import ArtifactDir, AsJson, Threads
+from tvm_mobilenet.cli.device import DeviceOptions, artifact_target, parse_cpus
+from tvm_mobilenet.cli.options import (
+    ArtifactDir,
+    AsJson,
+    AuthKeyFile,
+    BoardKey,
+    Cpus,
+    DeviceAddress,
+    Emulated,
+    Threads,
+    TimeoutS,
+    TrackerAddress,
+)
 from tvm_mobilenet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,10 +57,18 @@ def verify(
         ),
     ] = None,
     threads: Threads = None,
+    tracker: TrackerAddress = None,
+    key: BoardKey = None,
+    device: DeviceAddress = None,
+    emulated: Emulated = False,
+    auth_key_file: AuthKeyFile = None,
+    timeout_s: TimeoutS = None,
+    cpus: Cpus = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare a compiled model with ONNX Runtime and PyTorch.
 
+    The model runs here or on a board, the others here.
     Ends with exit code 3 where an output is further off than its threshold.
     """
     from tvm_mobilenet.verify.report import DEFAULT_INPUTS
@@ -56,7 +76,19 @@ def verify(
 
     if inputs is not None and images is not None:
         raise UsageError("--inputs and --images were both given: pictures take the place of inputs")
-    with show_progress() as progress:
+    options = DeviceOptions(
+        tracker=tracker,
+        key=key,
+        device=device,
+        emulated=emulated,
+        auth_key_file=auth_key_file,
+        timeout_s=timeout_s,
+    )
+    processors = parse_cpus(cpus)
+    with (
+        show_progress() as progress,
+        options.open(lambda: artifact_target(artifact), progress) as where,
+    ):
         report = verify_artifact(
             artifact,
             inputs=DEFAULT_INPUTS if inputs is None else inputs,
@@ -64,6 +96,8 @@ def verify(
             drift=drift,
             weights=weights,
             threads=threads,
+            device=where,
+            cpus=processors,
             progress=progress,
         )
     if as_json:

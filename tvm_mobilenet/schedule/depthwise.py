@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tvm_mobilenet._tvm import PrimFunc, T
+from tvm_mobilenet.schedule.depthwise_tiles import (
+    DepthwiseTileWriter,
+    choose_tile,
+    pack_tile_weights,
+    row_starts,
+)
 from tvm_mobilenet.schedule.emit import (
     Expr,
     KernelWriter,
@@ -64,6 +70,9 @@ class DepthwisePlan:
     """Full panels of one task; 0 for all channels."""
     is_parallel: bool
     """Cut the tasks among the threads; False where starting them costs more than they save."""
+    row_tile: int = 0
+    """Output rows of the register tile, with the channels innermost; 0 for rows one at a time,
+    the channels outside."""
 
     def panels(self, channels: int) -> list[Panel]:
         """Return the groups of channels that a register tile takes at once."""
@@ -80,6 +89,8 @@ _MOST_COLUMNS = 8
 def plan_depthwise(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
     """Compute the plan from the register file and the number of cores."""
     lanes = cpu.lanes(workload.dtype)
+    if cpu.fma == "by-lane" and workload.in_channels % lanes == 0:
+        return _plan_tiles(workload, cpu)
     channel_vectors, most_columns = _tile_bounds(workload, cpu)
     column_tile = min(
         range(1, min(most_columns, workload.out_width) + 1),
@@ -116,12 +127,38 @@ def _tile_bounds(workload: ConvWorkload, cpu: Cpu) -> tuple[int, int]:
     return channel_vectors, max(1, min(cpu.vector_registers // 2 // channel_vectors, _MOST_COLUMNS))
 
 
+def _plan_tiles(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
+    """Compute the plan of a convolution in tiles of rows and columns."""
+    lanes = cpu.lanes(workload.dtype)
+    is_parallel = pays_to_parallelize(workload, cpu)
+    tile = choose_tile(workload, cpu, rows=workload.out_height)
+    tasks = workload.batch * -(-workload.out_height // tile.rows)
+    vectors = workload.in_channels // lanes
+    channel_block = 0
+    if is_parallel and tasks % cpu.cores and tasks < 4 * cpu.cores:
+        channel_block = max(d for d in _divisors(vectors) if d <= max(1, vectors // cpu.cores))
+    return DepthwisePlan(
+        column_tile=tile.columns,
+        channel_vectors=1,
+        lanes=lanes,
+        row_block=tile.rows,
+        channel_block=channel_block,
+        is_parallel=is_parallel,
+        row_tile=tile.rows,
+    )
+
+
 def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def pack_depthwise(weights: np.ndarray) -> np.ndarray:
-    """Return weights (channels, 1, kH, kW) as one flat array (kH * kW, channels)."""
+def pack_depthwise(weights: np.ndarray, plan: DepthwisePlan) -> np.ndarray:
+    """Return weights (channels, 1, kH, kW) as one flat array (kH * kW, channels).
+
+    For tiles with the channels innermost it is (channels / lanes, kH * kW, lanes).
+    """
+    if plan.row_tile:
+        return pack_tile_weights(weights, plan.lanes)
     channels = weights.shape[0]
     return np.ascontiguousarray(weights.reshape(channels, -1).T).reshape(-1)
 
@@ -141,6 +178,9 @@ def write_depthwise(workload: ConvWorkload, plan: DepthwisePlan) -> PrimFunc:
     parameters.append(Parameter("y", y_shape))
 
     def body(kernel: KernelWriter) -> None:
+        if plan.row_tile:
+            _write_tiles(kernel, w, plan)
+            return
         writer = DepthwiseWriter(kernel, w, plan)
         blocks = -(-w.out_height // plan.row_block)
         panels = plan.panels(w.in_channels)
@@ -172,6 +212,29 @@ def write_depthwise(workload: ConvWorkload, plan: DepthwisePlan) -> PrimFunc:
                     rows_of(panel, panel.start)
 
     return write_kernel(w.dtype, parameters, body)
+
+
+def _write_tiles(kernel: KernelWriter, workload: ConvWorkload, plan: DepthwisePlan) -> None:
+    w = workload
+    writer = DepthwiseTileWriter(
+        kernel,
+        w,
+        lanes=plan.lanes,
+        row_tile=plan.row_tile,
+        column_tile=plan.column_tile,
+    )
+    vectors = w.in_channels // plan.lanes
+    block = plan.channel_block or vectors
+    blocks = vectors // block
+    row_tiles = -(-w.out_height // plan.row_tile)
+    with task_loop(w.batch * row_tiles * blocks, plan.is_parallel) as task:
+        row_task = task // blocks if blocks > 1 else task
+        first_vector = task % blocks * block if blocks > 1 else 0
+        image = row_task // row_tiles if w.batch > 1 else 0
+        index = row_task % row_tiles if w.batch > 1 else row_task
+        row = row_starts(index, plan.row_tile, w.out_height, 0)
+        store = writer.store_to(kernel["y"], image)
+        writer.row_of_tiles(image, row, store, (first_vector, block))
 
 
 class DepthwiseWriter:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tvm_mobilenet._tvm import IRBuilder, PrimFunc, T, buffer_data, tirx
+from tvm_mobilenet._tvm import IRBuilder, PrimFunc, T, buffer_data, tirx, tvm
 from tvm_mobilenet.schedule.workload import Epilogue
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "apply_epilogue",
     "broadcast",
     "by_lane",
+    "constant",
+    "lowering",
     "overlapping_start",
     "split_lanes",
     "task_loop",
@@ -33,6 +35,19 @@ __all__ = [
 
 Expr = Any
 """A TIR expression or a Python integer."""
+
+
+def lowering() -> Any:
+    """Return the context in which kernels must be lowered.
+
+    TVM would let buffers whose lives do not overlap share memory, a register of four lanes and one
+    of two among them, and then fail on the access of another width.
+    """
+    return tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True})
+
+
+_ANY_EXTENT = 1 << 24
+"""Declared for memory from an address on; nothing is checked against it."""
 
 
 class Memory:
@@ -46,6 +61,15 @@ class Memory:
         """Read `lanes` neighbouring elements."""
         return self.buffer[index if lanes == 1 else tirx.Ramp(index, 1, lanes)]
 
+    def at(self, index: Expr) -> Memory:
+        """Return the memory from `index` on, its address computed once.
+
+        Only for what is read alone, or written alone, in a kernel: LLVM is told that memory of
+        different names does not overlap.
+        """
+        address = T.Bind(tirx.address_of(self.buffer[index]))
+        return Memory(T.decl_buffer((_ANY_EXTENT,), self.dtype, data=address), self.dtype)
+
     def store(self, index: Expr, value: Expr, lanes: int = 1) -> None:
         """Write `lanes` neighbouring elements."""
         T.buffer_store(self.buffer, value, [index if lanes == 1 else tirx.Ramp(index, 1, lanes)])
@@ -58,13 +82,16 @@ class Registers:
         self.lanes = lanes
         self.dtype = dtype
         vector = dtype if lanes == 1 else f"{dtype}x{lanes}"
-        self._buffer = T.alloc_buffer((count,), vector, scope="local")
+        # One buffer each, of scope "global": TVM puts those that are small on the stack, where
+        # LLVM promotes them to registers. Buffers of scope "local" become heap memory, which is
+        # written back after the loops and keeps registers alive in them.
+        self._buffers = [T.alloc_buffer((1,), vector) for _ in range(count)]
 
     def __getitem__(self, index: int) -> Expr:
-        return self._buffer[index]
+        return self._buffers[index][0]
 
     def __setitem__(self, index: int, value: Expr) -> None:
-        T.buffer_store(self._buffer, value, [index])
+        T.buffer_store(self._buffers[index], value, [0])
 
 
 def broadcast(value: Expr, lanes: int) -> Expr:

@@ -30,11 +30,14 @@ from tvm_mobilenet.schedule.emit import (
     task_loop,
     write_kernel,
 )
+from tvm_mobilenet.schedule.packed_rows import PackedMatmulWriter, can_pack, depth_step
 from tvm_mobilenet.schedule.register_tile import (
     Panel,
     RegisterTile,
     column_panels,
     conflict_free_rows,
+    packed_product_cost,
+    packed_tiles,
     register_tiles,
     tile_cycles,
 )
@@ -44,7 +47,18 @@ from tvm_mobilenet.schedule.workload import MatmulWorkload
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["MatmulPlan", "pack_matmul", "plan_matmul", "write_matmul"]
+__all__ = [
+    "MatmulPlan",
+    "MatmulWriter",
+    "best_packed_tile",
+    "pack_matmul",
+    "plan_matmul",
+    "plan_packed_matmul",
+    "write_matmul",
+]
+
+_PACKED_FROM_ROWS = 3
+"""Fewer rows than that are multiplied where they lie: packing them would not be repaid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +77,10 @@ class MatmulPlan:
     """Which loop is outside, and is cut among the threads."""
     is_parallel: bool
     """Cut the tasks among the threads; False where starting them costs more than they save."""
+    packs_rows: bool = False
+    """Multiply rows that are packed in groups of four; only where lanes are multiplied by."""
+    depth_step: int = 1
+    """Steps of the depth that are written out in the inner loop over packed rows."""
 
     def panels(self, columns: int) -> list[Panel]:
         """Return the weight panels of this plan."""
@@ -75,6 +93,13 @@ def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = N
     `row_bytes` is the distance between two rows of `x` where it is not a plain matrix.
     """
     lanes = cpu.lanes(workload.dtype)
+    if (
+        cpu.fma == "by-lane"
+        and can_pack(workload.depth)
+        and workload.rows >= _PACKED_FROM_ROWS
+        and row_bytes is None
+    ):
+        return plan_packed_matmul(workload, cpu)
     max_rows = conflict_free_rows(row_bytes or workload.depth * 4, cpu)
     best: tuple[float, RegisterTile] | None = None
     for tile in register_tiles(cpu):
@@ -97,6 +122,35 @@ def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = N
         by_lane=cpu.fma == "by-lane",
         outer=_outer_loop(workload, tile, lanes, cpu),
         is_parallel=pays_to_parallelize(workload, cpu),
+    )
+
+
+def best_packed_tile(workload: MatmulWorkload, cpu: Cpu) -> tuple[RegisterTile, float]:
+    """Return the tile for packed rows that takes the fewest instructions, and how many."""
+    lanes = cpu.lanes(workload.dtype)
+    step = depth_step(workload.depth)
+
+    def cost(tile: RegisterTile) -> float:
+        panels = column_panels(workload.columns, lanes, tile.vectors)
+        return packed_product_cost(tile, workload.rows, workload.depth, panels, step, cpu)
+
+    tile = min(packed_tiles(cpu), key=cost)
+    return tile, cost(tile)
+
+
+def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu) -> MatmulPlan:
+    """Compute the plan of a product of packed rows."""
+    lanes = cpu.lanes(workload.dtype)
+    tile, _ = best_packed_tile(workload, cpu)
+    return MatmulPlan(
+        row_tile=tile.rows,
+        column_vectors=tile.vectors,
+        lanes=lanes,
+        by_lane=True,
+        outer=_outer_loop(workload, tile, lanes, cpu),
+        is_parallel=pays_to_parallelize(workload, cpu),
+        packs_rows=True,
+        depth_step=depth_step(workload.depth),
     )
 
 
@@ -154,6 +208,9 @@ def write_matmul(
     parameters.append(Parameter("y", y_shape))
 
     def body(kernel: KernelWriter) -> None:
+        if plan.packs_rows:
+            _write_packed(kernel, workload, plan)
+            return
         writer = MatmulWriter(kernel, workload, plan)
         row_tiles = math.ceil(workload.rows / plan.row_tile)
         if plan.outer == "rows":
@@ -164,6 +221,24 @@ def write_matmul(
             writer.parallel_columns(kernel["x"], row_tiles)
 
     return write_kernel(workload.dtype, parameters, body)
+
+
+def _write_packed(kernel: KernelWriter, workload: MatmulWorkload, plan: MatmulPlan) -> None:
+    """Write the pass that packs the rows, and the product of what it has packed."""
+    writer = PackedMatmulWriter(kernel, workload, plan)
+    packing, rows = writer.packing, workload.rows
+    packed = kernel.scratch(packing.elements(rows))
+    full, rest = divmod(rows, packing.rows)
+    with task_loop(full, plan.is_parallel) as tile:
+        packing.pack(kernel["x"], tile * packing.rows, packed, tile, packing.rows)
+    if rest:
+        packing.pack(kernel["x"], full * packing.rows, packed, full, rest)
+    if plan.outer == "columns":
+        with task_loop(writer.panels, plan.is_parallel) as index:
+            writer.one_panel(index, packed, rows)
+    else:
+        with task_loop(math.ceil(rows / packing.rows), plan.is_parallel) as index:
+            writer.one_tile(index, packed, rows)
 
 
 class MatmulWriter:

@@ -23,6 +23,8 @@ __all__ = [
     "RegisterTile",
     "column_panels",
     "conflict_free_rows",
+    "packed_product_cost",
+    "packed_tiles",
     "register_tiles",
     "tile_cycles",
 ]
@@ -38,6 +40,12 @@ _STREAMED_VECTORS_PER_CYCLE = 0.5
 8 to 16 on the Cortex cores)."""
 _ISSUE_SLOT_CYCLES = 0.3
 """Weight of a load that another port bounds: a Cortex-A72 issues three instructions a cycle."""
+_LOOP_INSTRUCTIONS = 4
+"""Two pointers, the counter and the branch; seen in the object code."""
+_EPILOGUE_INSTRUCTIONS = 3.8
+"""For each accumulator of a tile of packed rows; seen in the object code."""
+_TILE_INSTRUCTIONS = 16
+"""Of a tile of packed rows beside those: loads of the bias, addresses, the loop over tiles."""
 _TILE_OVERHEAD_CYCLES = 24
 """Loop set-up and epilogue of one tile beside its stores; from timings of K = 8 tiles."""
 
@@ -104,6 +112,54 @@ def tile_cycles(rows: int, vectors: int, depth: int, cpu: Cpu) -> float:
         # to prefer tall tiles, which stream fewer weights.
         step += _ISSUE_SLOT_CYCLES * load_instructions
     return depth * step + _TILE_OVERHEAD_CYCLES + 2 * rows * vectors
+
+
+def packed_tiles(cpu: Cpu) -> Iterator[RegisterTile]:
+    """Yield every tile of packed rows that the register file holds.
+
+    Beside the accumulators there are the rows of two steps, four rows a register, and the weights
+    of one. One register is left free: LLVM's scheduler spills where there is none. Whole groups
+    of four rows only, since LLVM takes a register of which three lanes are used apart.
+    """
+    for vectors in range(1, 7):
+        for rows in range(4, 17, 4):
+            operands = 2 * (rows // 4) + vectors
+            if rows * vectors + operands < cpu.vector_registers:
+                yield RegisterTile(rows, vectors)
+
+
+def packed_product_cost(
+    tile: RegisterTile, rows: int, depth: int, panels: list[Panel], step: int, cpu: Cpu
+) -> float:
+    """Return what a product of packed rows costs with a tile, in instructions.
+
+    A core that multiplies by lane starts two or three instructions a cycle, of which one or two
+    are multiply-adds: what is not a multiply-add takes their slots, so fewer instructions are also
+    less time. Tiles too small to hide the latency of a multiply-add are charged for the wait.
+    """
+    full, rest = divmod(rows, tile.rows)
+    cost = 0.0
+    for panel in panels:
+        vectors = len(panel.vectors)
+        cost += full * _packed_tile_cost(tile.rows, vectors, depth, step, cpu)
+        if rest:
+            cost += _packed_tile_cost(rest, vectors, depth, step, cpu)
+    return cost
+
+
+def _packed_tile_cost(rows: int, vectors: int, depth: int, step: int, cpu: Cpu) -> float:
+    accumulators = rows * vectors
+    fmas = max(
+        accumulators,
+        _FMA_LATENCY_CYCLES * cpu.fma_units,
+        vectors / _STREAMED_VECTORS_PER_CYCLE,
+    )
+    # Rows of two steps load as a pair, and so do neighbouring vectors of weights.
+    loads = math.ceil(rows / 4) / 2 + vectors / 2
+    loop = _LOOP_INSTRUCTIONS / step
+    # Begin at the bias, two bounds, and a store, some of them as pairs.
+    epilogue = _EPILOGUE_INSTRUCTIONS * accumulators + _TILE_INSTRUCTIONS
+    return depth * (fmas + loads + loop) + epilogue
 
 
 def conflict_free_rows(row_bytes: int, cpu: Cpu) -> int:

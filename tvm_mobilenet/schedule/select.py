@@ -168,7 +168,7 @@ class _Selector:
             if self._separable(chain, workload, x, weight):
                 return
             plan = plan_depthwise(workload, self.cpu)
-            packed = pack_depthwise(weight.transpose(0, 3, 1, 2))
+            packed = pack_depthwise(weight.transpose(0, 3, 1, 2), plan)
             self._place(
                 chain,
                 "depthwise",
@@ -235,7 +235,7 @@ class _Selector:
         if plan is None:
             return False
         matrix = pointwise_weight.reshape(pointwise_weight.shape[0], -1).T
-        inputs = [x, pack_depthwise(weight.transpose(0, 3, 1, 2))]
+        inputs = [x, pack_depthwise(weight.transpose(0, 3, 1, 2), plan.depthwise)]
         if chain.bias is not None:
             inputs.append(chain.bias)
         inputs.append(pack_matmul(matrix, plan.pointwise))

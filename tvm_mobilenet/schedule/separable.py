@@ -9,11 +9,18 @@ rows of a register tile do not fall on the same cache sets.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tvm_mobilenet._tvm import PrimFunc, T
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan, DepthwiseWriter, plan_depthwise
+from tvm_mobilenet.schedule.depthwise_tiles import (
+    DepthwiseTileWriter,
+    Store,
+    choose_tile,
+    row_starts,
+)
 from tvm_mobilenet.schedule.emit import (
     Expr,
     KernelWriter,
@@ -23,14 +30,21 @@ from tvm_mobilenet.schedule.emit import (
     task_loop,
     write_kernel,
 )
-from tvm_mobilenet.schedule.matmul import MatmulPlan, MatmulWriter, plan_matmul
+from tvm_mobilenet.schedule.matmul import (
+    MatmulPlan,
+    MatmulWriter,
+    best_packed_tile,
+    plan_matmul,
+    plan_packed_matmul,
+)
+from tvm_mobilenet.schedule.packed_rows import GROUP, PackedMatmulWriter, RowPacking, can_pack
 from tvm_mobilenet.schedule.register_tile import Panel
 from tvm_mobilenet.schedule.threads import (
     CACHE_BYTES_PER_CYCLE,
     LAUNCH_CYCLES,
     pays_to_parallelize,
 )
-from tvm_mobilenet.schedule.workload import SeparableWorkload
+from tvm_mobilenet.schedule.workload import ConvWorkload, SeparableWorkload
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
@@ -65,6 +79,8 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
     row_block = _row_block(workload, cpu, cpu.cores if is_parallel else 1)
     if row_block is None:
         return None
+    if _is_packed(workload, cpu):
+        return _plan_packed(workload, cpu, row_block, is_parallel)
     stride = w.out_channels + (lanes if w.out_channels * 4 % 256 == 0 else 0)
     rows = row_block * w.out_width
     block = replace(workload.pointwise, rows=rows)
@@ -79,6 +95,58 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
     )
 
 
+def _plan_packed(
+    workload: SeparableWorkload, cpu: Cpu, row_block: int, is_parallel: bool
+) -> SeparablePlan:
+    """Compute the plan where the product reads packed rows.
+
+    The depthwise tile stores whole groups of four pixels in their packed place if the width has
+    such groups; otherwise it leaves plain rows, which are packed in a pass of their own.
+    """
+    w = workload.depthwise
+    groups = _group_columns(w)
+    tile = choose_tile(w, cpu, rows=row_block, column_multiple=groups)
+    block = replace(workload.pointwise, rows=row_block * w.out_width)
+    pointwise = plan_packed_matmul(block, cpu)
+    return SeparablePlan(
+        row_block=row_block,
+        is_parallel=is_parallel,
+        scratch_stride=w.out_channels,
+        depthwise=DepthwisePlan(
+            column_tile=tile.columns,
+            channel_vectors=1,
+            lanes=cpu.lanes(w.dtype),
+            row_block=row_block,
+            channel_block=0,
+            is_parallel=False,
+            row_tile=tile.rows,
+        ),
+        pointwise=replace(pointwise, outer="columns"),
+    )
+
+
+def _group_columns(depthwise: ConvWorkload) -> int:
+    """Return what the columns of a depthwise tile are a multiple of."""
+    return GROUP if depthwise.out_width % GROUP == 0 else 1
+
+
+def _is_packed(workload: SeparableWorkload, cpu: Cpu) -> bool:
+    return cpu.fma == "by-lane" and can_pack(workload.depthwise.out_channels)
+
+
+def _compute_cycles(workload: SeparableWorkload, cpu: Cpu, rows: int) -> float:
+    """Return the cycles that all tasks of `rows` rows compute, what they share included."""
+    w = workload.depthwise
+    blocks = math.ceil(w.out_height / rows)
+    if not _is_packed(workload, cpu):
+        compute = workload.macs / cpu.lanes(w.dtype) / cpu.fma_units
+        return compute * (blocks * rows / w.out_height)
+    depthwise = choose_tile(w, cpu, rows=rows, column_multiple=_group_columns(w))
+    block = replace(workload.pointwise, rows=rows * w.out_width)
+    _, pointwise = best_packed_tile(block, cpu)
+    return w.batch * blocks * (depthwise.instructions + pointwise) / cpu.fma_units
+
+
 def _row_block(workload: SeparableWorkload, cpu: Cpu, cores: int) -> int | None:
     """Return the rows of a task, or None where the two convolutions are better left apart.
 
@@ -89,7 +157,6 @@ def _row_block(workload: SeparableWorkload, cpu: Cpu, cores: int) -> int | None:
     w = workload.depthwise
     weights = workload.pointwise.depth * workload.pointwise.columns * 4
     row_bytes = w.out_width * w.out_channels * 4
-    compute = workload.macs / cpu.lanes(w.dtype) / cpu.fma_units / cores
     best: tuple[float, int] | None = None
     for rows in range(1, w.out_height + 1):
         blocks = math.ceil(w.out_height / rows)
@@ -97,7 +164,8 @@ def _row_block(workload: SeparableWorkload, cpu: Cpu, cores: int) -> int | None:
         if tasks < cores or rows * row_bytes > cpu.l2_kib * 1024 // 2:
             continue
         rounds = math.ceil(tasks / cores)
-        share = rounds * cores / tasks * (blocks * rows / w.out_height)
+        compute = _compute_cycles(workload, cpu, rows) / cores
+        share = rounds * cores / tasks
         halo = max(0, w.kernel[0] - w.stride[0]) * row_bytes * w.stride[1]
         streamed = rounds * (weights + halo) / CACHE_BYTES_PER_CYCLE
         # The multiply-adds hide the reading as long as they take twice as long.
@@ -107,6 +175,7 @@ def _row_block(workload: SeparableWorkload, cpu: Cpu, cores: int) -> int | None:
     if best is None:
         return None
     between = 2 * workload.pointwise.rows * workload.pointwise.depth * 4
+    compute = _compute_cycles(workload, cpu, w.out_height) / cores
     apart = compute + between / cores / CACHE_BYTES_PER_CYCLE + LAUNCH_CYCLES
     return best[1] if best[0] < apart else None
 
@@ -137,6 +206,9 @@ def write_separable(
             image = task // blocks if w.batch > 1 else 0
             block = task % blocks if w.batch > 1 else task
             first_row = overlapping_start(block, plan.row_block, w.out_height)
+            if plan.pointwise.packs_rows:
+                _write_packed_task(kernel, workload, plan, image, first_row)
+                return
             scratch = kernel.scratch(rows * plan.scratch_stride)
             _write_depthwise_rows(kernel, workload, plan, scratch, image, first_row)
             multiply = MatmulWriter(
@@ -149,6 +221,84 @@ def write_separable(
             multiply.block(scratch, y_row)
 
     return write_kernel(w.dtype, parameters, body)
+
+
+def _write_packed_task(
+    kernel: KernelWriter,
+    workload: SeparableWorkload,
+    plan: SeparablePlan,
+    image: Expr,
+    first_row: Expr,
+) -> None:
+    """Write the rows of one task: depthwise into packed rows, and their product."""
+    w = workload.depthwise
+    rows = plan.row_block * w.out_width
+    multiply = PackedMatmulWriter(kernel, replace(workload.pointwise, rows=rows), plan.pointwise)
+    packing = multiply.packing
+    packed = kernel.scratch(packing.elements(rows))
+    writer = DepthwiseTileWriter(
+        kernel,
+        w,
+        lanes=plan.depthwise.lanes,
+        row_tile=plan.depthwise.row_tile,
+        column_tile=plan.depthwise.column_tile,
+        weights="w_depthwise",
+        bias="bias_depthwise",
+    )
+    is_direct = w.out_width % GROUP == 0
+    plain = None if is_direct else kernel.scratch(rows * w.out_channels)
+    store = (
+        _store_packed(packed, packing, w.out_width, first_row)
+        if plain is None
+        else _store_plain(plain, w.out_width, w.out_channels, first_row)
+    )
+    vectors = w.in_channels // plan.depthwise.lanes
+    with T.serial(0, math.ceil(plan.row_block / plan.depthwise.row_tile)) as index:
+        row = row_starts(index, plan.depthwise.row_tile, plan.row_block, first_row)
+        writer.row_of_tiles(image, row, store, (0, vectors))
+    if plain is not None:
+        full, rest = divmod(rows, packing.rows)
+        with T.serial(0, full) as tile:
+            packing.pack(plain, tile * packing.rows, packed, tile, packing.rows)
+        if rest:
+            packing.pack(plain, full * packing.rows, packed, full, rest)
+    y_row = (image * w.out_height + first_row) * w.out_width
+    multiply.all_panels(packed, y_row, rows)
+
+
+def _store_packed(packed: Memory, packing: RowPacking, width: int, first_row: Expr) -> Store:
+    """Return what stores depthwise tiles as packed rows, group by group."""
+
+    def open_tile(
+        rows: int, columns: int, row: Expr, column: Expr
+    ) -> Callable[[Expr, list[Expr]], None]:
+        def store(channel: Expr, values: list[Expr]) -> None:
+            for r in range(rows):
+                for c in range(0, columns, GROUP):
+                    pixel = (row - first_row + r) * width + column + c
+                    at = packing.offset(pixel) + channel // GROUP * packing.block
+                    group = values[r * columns + c : r * columns + c + GROUP]
+                    packing.store(packed, at, group)
+
+        return store
+
+    return open_tile
+
+
+def _store_plain(plain: Memory, width: int, channels: int, first_row: Expr) -> Store:
+    """Return what stores depthwise tiles as rows of pixels."""
+
+    def open_tile(
+        rows: int, columns: int, row: Expr, column: Expr
+    ) -> Callable[[Expr, list[Expr]], None]:
+        def store(channel: Expr, values: list[Expr]) -> None:
+            for i in range(rows * columns):
+                pixel = (row - first_row + i // columns) * width + column + i % columns
+                plain.store(pixel * channels + channel, values[i], GROUP)
+
+        return store
+
+    return open_tile
 
 
 def _write_depthwise_rows(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy.typing as npt
 
 from tvm_mobilenet.artifact import Artifact
-from tvm_mobilenet.executor import LocalExecutor
 from tvm_mobilenet.inputs import in_onnx_layout
+from tvm_mobilenet.protocols import Executor
 from tvm_mobilenet.records import LayerRecord
 from tvm_mobilenet.verify.engines import onnx_file, onnx_session
 from tvm_mobilenet.verify.parity import ParityStatistics, compare_outputs, threshold_for
@@ -73,7 +73,7 @@ class DriftReport:
 
 
 def compare_layers(
-    artifact: Artifact, executor: LocalExecutor, inputs: Mapping[str, Array]
+    artifact: Artifact, executor: Executor, inputs: Mapping[str, Array]
 ) -> DriftReport:
     """Run one input through both and compare every tensor that both compute.
 

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from tvm_mobilenet.artifact import Artifact, open_artifact
 from tvm_mobilenet.datasets import DIGITS, Split, load_dataset
 from tvm_mobilenet.errors import ParityError, SpecError
-from tvm_mobilenet.executor import LocalExecutor
 from tvm_mobilenet.inputs import image_input, picture_batches, seeded
+from tvm_mobilenet.local_device import LocalDevice
 from tvm_mobilenet.models.preprocess import decode_image, normalize, square_pixels
-from tvm_mobilenet.protocols import NoProgress, Progress
+from tvm_mobilenet.protocols import Device, Executor, NoProgress, Progress
 from tvm_mobilenet.records import Preprocessing
 from tvm_mobilenet.verify.accuracy import (
     COMPILED,
@@ -128,6 +128,8 @@ def verify(
     weights: Path | str | None = None,
     threads: int | None = None,
     seed: int = 0,
+    device: Device | None = None,
+    cpus: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Compare an artifact with ONNX Runtime, and with PyTorch where the model is ours.
@@ -142,6 +144,8 @@ def verify(
             beside the artifact.
         threads: how many threads the compiled model uses.
         seed: of the inputs.
+        device: where the compiled model runs; None for this machine. The references run here.
+        cpus: the processors to compute on; empty for the device's choice.
         progress: told of every input.
 
     Returns:
@@ -150,8 +154,10 @@ def verify(
     Raises:
         ArtifactError: the artifact is damaged, for another machine, or without its ONNX file.
         UsageError: a folder without pictures, a wrong weight file, a number out of range.
+        DeviceError: the board cannot be reached, or has gone in the middle.
     """
-    artifact = open_artifact(path)
+    device = device or LocalDevice()
+    artifact = open_artifact(path, machine=device.machine, runnable=device.machine is not None)
     progress = progress or NoProgress()
     manifest = artifact.manifest
     samples = _samples(artifact, inputs, images, seed)
@@ -161,7 +167,7 @@ def verify(
         engines.append(PyTorch(artifact, Path(weights) if weights is not None else None))
     except NotComparableError as err:
         not_compared[PyTorch.name] = str(err)
-    with LocalExecutor(artifact, threads) as executor:
+    with device.open(artifact, threads, cpus) as executor:
         collected = _collect(artifact, executor, engines, samples, progress)
         layers = None
         if drift:
@@ -252,7 +258,7 @@ _Collected = dict[str, dict[str, list[Array]]]
 
 def _collect(
     artifact: Artifact,
-    executor: LocalExecutor,
+    executor: Executor,
     engines: Sequence[_Engine],
     samples: _Samples,
     progress: Progress,

@@ -1,0 +1,164 @@
+#define _GNU_SOURCE
+#include "child.h"
+
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "board_functions.h"
+#include "ffi.h"
+#include "packet.h"
+#include "server_functions.h"
+
+enum { RECEIVE_MAX = 256 << 10 };
+
+static struct {
+  int socket;
+  Shared* shared;
+  Frames incoming;
+  char reason[256];  // why the connection cannot be used any longer
+} g_line;
+
+static bool wait_for(short events) {
+  struct pollfd line = {.fd = g_line.socket, .events = events};
+  while (poll(&line, 1, -1) < 0) {
+    if (errno != EINTR) return false;
+  }
+  return true;
+}
+
+// Hands TVM what has arrived, at most up to the end of the next frame's header, and stops at one
+// that announces more than a board should take: TVM would reserve the memory at once.
+static int receive(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
+  (void)self;
+  static uint8_t block[RECEIVE_MAX];
+  int64_t wanted;
+  if (!ffi_arg_count("receive", count, 1)) return -1;
+  if (!ffi_arg_int(&args[0], "size", 1, INT64_MAX, &wanted)) return -1;
+  size_t size = wanted < RECEIVE_MAX ? (size_t)wanted : RECEIVE_MAX;
+  ssize_t got;
+  while ((got = recv(g_line.socket, block, size, MSG_DONTWAIT)) < 0) {
+    if (errno != EINTR && (errno != EAGAIN || !wait_for(POLLIN))) {
+      snprintf(g_line.reason, sizeof g_line.reason, "the link to the client failed: %s",
+               strerror(errno));
+      return ffi_fail("OSError", "%s", g_line.reason);
+    }
+  }
+  for (size_t passed = 0; passed < (size_t)got;) {
+    uint64_t announced;
+    passed += frames_pass(&g_line.incoming, block + passed, (size_t)got - passed, &announced);
+    if (announced > FRAME_MAX) {
+      snprintf(g_line.reason, sizeof g_line.reason,
+               "a frame of %" PRIu64 " bytes was announced, %" PRIu64 " are the most", announced,
+               FRAME_MAX);
+      return ffi_fail("ValueError", "%s", g_line.reason);
+    }
+  }
+  return ffi_return_bytes(block, (size_t)got, result);
+}
+
+static int transmit(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
+  (void)self;
+  static Frames outgoing;
+  const uint8_t* data;
+  size_t size;
+  if (!ffi_arg_count("transmit", count, 1)) return -1;
+  if (!ffi_arg_bytes(&args[0], "data", (const char**)&data, &size)) return -1;
+  g_line.shared->unsent = 1;
+  for (size_t sent = 0; sent < size;) {
+    ssize_t written = send(g_line.socket, data + sent, size - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0 && errno == EAGAIN && wait_for(POLLOUT)) continue;
+    if (written < 0) {
+      snprintf(g_line.reason, sizeof g_line.reason, "the link to the client failed: %s",
+               strerror(errno));
+      return ffi_fail("OSError", "%s", g_line.reason);
+    }
+    sent += (size_t)written;
+  }
+  for (size_t passed = 0; passed < size;) {
+    uint64_t announced;
+    passed += frames_pass(&outgoing, data + passed, size - passed, &announced);
+  }
+  g_line.shared->unsent = frames_at_border(&outgoing) ? 0 : 1;
+  *result = ffi_int((int64_t)size);
+  return 0;
+}
+
+static void limit(int resource, rlim_t value) {
+  struct rlimit now;
+  if (getrlimit(resource, &now) != 0) return;
+  if (now.rlim_max != RLIM_INFINITY && value > now.rlim_max) value = now.rlim_max;
+  now.rlim_cur = now.rlim_max = value;
+  if (setrlimit(resource, &now) != 0) perror("agent: setrlimit");
+}
+
+static _Noreturn void end(int reason_fd, char kind, const char* reason) {
+  char message[512];
+  int size = snprintf(message, sizeof message, "%c%s", kind, reason);
+  if (size >= (int)sizeof message) size = sizeof message - 1;
+  // The pipe is new and larger than this: it takes it in one piece.
+  if (write(reason_fd, message, (size_t)size) != size) _exit(3);
+  // Nothing of the loaded libraries' own end is run: the memory goes with the process.
+  _exit(0);
+}
+
+// Loads the libraries that lie beside the agent for this purpose, in the order of their names.
+static void load_side_libraries(const ChildSetup* setup) {
+  struct dirent** entries;
+  int count = scandir(setup->side_folder, &entries, NULL, alphasort);
+  for (int i = 0; i < count; ++i) {
+    const char* name = entries[i]->d_name;
+    size_t length = strlen(name);
+    if (length > 3 && strcmp(name + length - 3, ".so") == 0) {
+      char path[PATH_MAX];
+      snprintf(path, sizeof path, "%s/%s", setup->side_folder, name);
+      if (dlopen(path, RTLD_NOW | RTLD_GLOBAL) == NULL) {
+        fprintf(stderr, "agent: side library %s is left out: %s\n", name, dlerror());
+      }
+    }
+    free(entries[i]);
+  }
+  if (count >= 0) free(entries);
+}
+
+void child_run(const ChildSetup* setup) {
+  g_line.socket = setup->socket;
+  g_line.shared = setup->shared;
+  limit(RLIMIT_CORE, 0);
+  // The supervisor watches what is in use; this is for what is asked for between two looks.
+  limit(RLIMIT_DATA, setup->memory_limit_bytes + ((rlim_t)256 << 20));
+  if (chdir(setup->folder) != 0 || setenv("TMPDIR", setup->folder, 1) != 0) {
+    end(setup->reason_fd, CHILD_FAILED, strerror(errno));
+  }
+  char reason[512];
+  load_side_libraries(setup);
+  TVMFFIObjectHandle channel[2] = {NULL, NULL};
+  if (!server_functions_register(setup->folder) || !board_functions_register() ||
+      TVMFFIFunctionCreate(NULL, transmit, NULL, &channel[0]) != 0 ||
+      TVMFFIFunctionCreate(NULL, receive, NULL, &channel[1]) != 0) {
+    ffi_take_error(reason, sizeof reason);
+    end(setup->reason_fd, CHILD_FAILED, reason);
+  }
+  TVMFFIAny args[] = {ffi_object(channel[0], kTVMFFIFunction),
+                      ffi_object(channel[1], kTVMFFIFunction)};
+  TVMFFIAny result;
+  if (ffi_call_global("rpc.ServerLoop", args, 2, &result) == 0) {
+    end(setup->reason_fd, CHILD_CLOSED, "");
+  }
+  ffi_take_error(reason, sizeof reason);
+  if (*g_line.reason) {
+    bool lost = strncmp(g_line.reason, "the link", 8) == 0;
+    end(setup->reason_fd, lost ? CHILD_LOST : CHILD_FAILED, g_line.reason);
+  }
+  end(setup->reason_fd, CHILD_FAILED, reason);
+}

@@ -1,0 +1,29 @@
+// What runs in a session's own process: TVM's RPC server on the client's connection.
+#ifndef BOARD_AGENT_CHILD_H_
+#define BOARD_AGENT_CHILD_H_
+
+#include <stdint.h>
+
+// Memory that the session's process shares with the supervisor.
+typedef struct {
+  // Bytes of the answer that is being written which the client has not been sent yet. While this is
+  // not zero, anything else that is sent would be taken for a part of that answer.
+  volatile uint64_t unsent;
+} Shared;
+
+typedef struct {
+  int socket;
+  int reason_fd;       // where to say why the session ended
+  const char* folder;  // the session's own
+  const char* side_folder;
+  uint64_t memory_limit_bytes;
+  Shared* shared;
+} ChildSetup;
+
+// The first byte of what is written to `reason_fd`; a reason may follow. A process that ends without
+// having written it was ended.
+enum { CHILD_CLOSED = 'c', CHILD_FAILED = 'f', CHILD_LOST = 'l' };
+
+_Noreturn void child_run(const ChildSetup* setup);
+
+#endif  // BOARD_AGENT_CHILD_H_
