@@ -116,7 +116,7 @@ def test_says_what_was_counted(artifact, count):
 
 
 def test_one_inference_alone_is_not_trusted(artifact, board):
-    with pytest.raises(SpecError, match="repeat 1: .* give 2 or more"):
+    with pytest.raises(SpecError, match=r"repeat 1: .* give 2 or more"):
         count_instructions(artifact, board, repeat=1)
 
 
