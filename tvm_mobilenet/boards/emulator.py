@@ -47,9 +47,6 @@ DEFAULT_SESSION_TIMEOUT_S = 600.0
 _READY_S = 60.0
 """For the agent to listen and answer; it takes about a second on an idle machine."""
 
-# Processes that this one has started: they are its children, and only it can collect them.
-_children: dict[int, subprocess.Popen[bytes]] = {}
-
 
 def start_board(
     target: TargetSpec,
@@ -108,13 +105,16 @@ def start_board(
             folder=folder,
         )
         write_board(board)
-        return _wait_until_ready(board, process, auth_key)
+        board = _wait_until_ready(board, process, auth_key)
+        # It outlives this object, which would complain of that. `end_session` collects it.
+        process.returncode = 0
+        return board
     except BaseException:
         # Ctrl-C included: what was started would otherwise stay.
         if process is not None:
             is_ours = process.returncode is None  # once collected, the number may be another's
             end_session(process.pid, psutil.Process(process.pid).create_time() if is_ours else None)
-            _children.pop(process.pid).wait()
+            process.wait()
         remove_folder(folder)
         raise
 
@@ -130,9 +130,6 @@ def stop_board(board: Board) -> None:
             f"emulated board {board.name}: a process of it is stuck in the kernel and cannot be "
             f"ended; see `ps --sid {board.pid}`"
         )
-    child = _children.pop(board.pid, None)
-    if child is not None:
-        child.wait()
     remove_folder(board.folder)
 
 
@@ -197,7 +194,7 @@ def _spawn(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
         "TVM_MOBILENET_EMULATED": "1",
     }
     with (folder / "agent.log").open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -206,8 +203,6 @@ def _spawn(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
             env=environment,
             start_new_session=True,  # Ctrl-C in this terminal is not meant for the board
         )
-    _children[process.pid] = process
-    return process
 
 
 def _wait_until_ready(
