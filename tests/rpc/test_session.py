@@ -29,6 +29,9 @@ from tvm_mobilenet.rpc.board_device import connect
 from tvm_mobilenet.rpc.status import agent_status
 from tvm_mobilenet.verify.report import verify
 
+MANY = 1_000_000
+"""Inferences, the most that the agent times in one call: some seconds even of a small network."""
+
 
 def same_as_here(artifact: Artifact, device) -> None:
     (inputs,) = seeded(artifact.manifest, 1)
@@ -134,9 +137,16 @@ class TestAgent:
         assert agent_status(parse_address(agent.address)).state == "free"
 
     def test_a_library_that_does_not_load(self, agent, artifact: Artifact, tmp_path: Path):
-        (tmp_path / "model.so").write_bytes(artifact.library_path.read_bytes()[:4096])
+        (tmp_path / "model.so").write_bytes(b"\x7fELF" + bytes(4096))
         broken = Artifact(tmp_path, artifact.manifest)
         with pytest.raises(ArtifactError, match="its library cannot be loaded by device"):
+            connect(agent.address).open(broken)
+        same_as_here(artifact, connect(agent.address))
+
+    def test_a_library_that_crashes_as_it_is_loaded(self, agent, artifact, tmp_path: Path):
+        (tmp_path / "model.so").write_bytes(artifact.library_path.read_bytes()[:4096])
+        broken = Artifact(tmp_path, artifact.manifest)
+        with pytest.raises(DeviceError, match=r"load: the board ended the session: .*SIGBUS"):
             connect(agent.address).open(broken)
         same_as_here(artifact, connect(agent.address))
 
@@ -152,7 +162,7 @@ class TestAgent:
         with connect(agent.address).open(artifact, 1) as executor:
             (child,) = psutil.Process(agent.pid).children()
             child.send_signal(11)
-            with pytest.raises(DeviceError, match="board ended the session: .*SIGSEGV") as caught:
+            with pytest.raises(DeviceError, match=r"board ended the session: .*SIGSEGV") as caught:
                 executor.run(inputs)
             assert caught.value.exit_code == 4
             assert caught.value.device == agent.address
@@ -163,14 +173,14 @@ class TestAgent:
     def test_a_session_that_takes_too_long_is_ended_by_the_board(
         self, start_agent, artifact: Artifact
     ):
-        agent = start_agent("--session-timeout-s", 2)
+        agent = start_agent("--session-timeout-s", 1)
         (inputs,) = seeded(artifact.manifest, 1)
         device = connect(agent.address)
         with (
             device.open(artifact, 1) as executor,
-            pytest.raises(DeviceError, match=r"step|run: the board ended the session: .*time"),
+            pytest.raises(DeviceError, match=r"run: the board ended the session: .*time limit"),
         ):
-            executor.times_ms(inputs, 2_000_000_000)
+            executor.times_ms(inputs, MANY)
         same_as_here(artifact, device)
 
     def test_a_board_that_is_held_says_by_whom(self, agent: AgentProcess, artifact: Artifact):
@@ -222,16 +232,16 @@ class TestStockServer:
 
     def test_what_needs_the_agent_says_so(self, stock_server, colour_dir: Path, artifact):
         device = connect(stock_server.address)
-        with pytest.raises(DeviceError, match="time_layers: .*stock RPC server.* board bundle"):
+        with pytest.raises(DeviceError, match=r"time_layers: .*stock RPC server.* board bundle"):
             measure(colour_dir, profile=True, device=device)
-        with pytest.raises(DeviceError, match="capture_layers: .*stock RPC server"):
+        with pytest.raises(DeviceError, match=r"capture_layers: .*stock RPC server"):
             verify(colour_dir, inputs=1, drift=True, device=device)
         with pytest.raises(DeviceError, match="cannot be told which processors"):
             device.open(artifact, cpus=(0,))
         same_as_here(artifact, device)
 
     def test_a_key_that_it_does_not_know(self, stock_server, artifact: Artifact):
-        with pytest.raises(DeviceUnreachableError, match="handshake: .*refuses the key"):
+        with pytest.raises(DeviceUnreachableError, match=r"handshake: .*refuses the key"):
             connect(stock_server.address, key="other").open(artifact)
         same_as_here(artifact, connect(stock_server.address))
 
@@ -338,7 +348,7 @@ def tiny_for_arm(artifact: Artifact, tmp_path: Path) -> Artifact:
 
 def test_nothing_listens_there(artifact: Artifact):
     with pytest.raises(
-        DeviceUnreachableError, match="connect: .*refused; is it switched"
+        DeviceUnreachableError, match=r"connect: .*refused; is it switched"
     ) as caught:
         connect("127.0.0.1:1").open(artifact)
     assert caught.value.step == "connect"

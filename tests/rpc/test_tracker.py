@@ -305,9 +305,8 @@ def test_who_takes_no_answers_is_hung_up_on():
         board.offer("pi", "pi:1")
         deaf = Peer(running.address)
         deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        with pytest.raises(OSError):
-            for _ in range(100_000):
-                deaf.socket.sendall(frame([TrackerCode.SUMMARY]))
+        with pytest.raises((ConnectionError, TimeoutError)):
+            ask_for_ever(deaf)
         deaf.close()
         board.close()
     finally:
