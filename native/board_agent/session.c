@@ -32,7 +32,10 @@ static _Noreturn void become_child(const Session* session, const Options* option
   // A session does not outlive its agent.
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(1);
-  static const int kSignals[] = {SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGPIPE};
+  // TVM's own handler of a crash writes a backtrace, from a process whose memory may be in any state:
+  // it can hang. The signal alone says enough.
+  static const int kSignals[] = {SIGTERM, SIGINT,  SIGHUP, SIGCHLD, SIGPIPE,
+                                 SIGSEGV, SIGABRT, SIGBUS, SIGFPE,  SIGILL};
   for (size_t i = 0; i < sizeof kSignals / sizeof *kSignals; ++i) signal(kSignals[i], SIG_DFL);
   close_all_but(session->fd, reason_fd);
   // Where memory runs out altogether, the session goes before the agent does.
@@ -63,7 +66,7 @@ bool session_start(Session* session, const Options* options, const WorkFolder* w
     shared = page;
   }
   *session = (Session){.fd = fd, .number = number, .request = *request, .shared = shared};
-  shared->unsent = 0;
+  shared->unsent = false;
   session->memory_limit_bytes = options->memory_limit_bytes;
   session->limit_s = options->session_timeout_s;
   if (request->timeout_s > 0 && request->timeout_s < session->limit_s) {

@@ -7,7 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.boards.agents import (
+    agent,
+    native,
+    native_agent,
+    program,
+    programs,
+    stock_tracker,
+)
 from tvm_mobilenet.boards.sysroot import missing_packages
+
+__all__ = [
+    "agent",
+    "native",
+    "native_agent",
+    "program",
+    "programs",
+    "stock_tracker",
+]
 
 
 @pytest.fixture(scope="session")
