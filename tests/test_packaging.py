@@ -28,8 +28,10 @@ MAY_NOT_NEED_TVM = (
     "host.py",
     "manifest.py",
     "models/",
+    "native_build.py",
     "protocols.py",
     "records.py",
+    "runtime_libs.py",
     "targets.py",
     "toolchain.py",
     "train.py",
@@ -45,9 +47,9 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-def test_wheel_carries_targets_and_tuning_logs(wheel: Path):
+def test_wheel_carries_targets_logs_and_native_sources(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("targets", "tuning_logs"):
+    for folder in ("native", "targets", "tuning_logs"):
         files = [p for p in (ROOT / folder).rglob("*") if p.is_file()]
         assert files
         for path in files:

@@ -18,11 +18,12 @@ _CHUNK_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, *, executable: bool = False) -> Iterator[Path]:
     """Hand out a temporary path in the same folder; on success it takes the place of `path`.
 
     Missing parent folders are made. When the block raises, Ctrl-C included, the temporary file is
-    removed and whatever was at `path` stays as it was.
+    removed and whatever was at `path` stays as it was. `executable` says whether the result is a
+    program, which whoever may read it may also run.
 
     Raises:
         OutputError: the folder cannot be written, or the disk is full.
@@ -39,7 +40,7 @@ def new_file(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod((0o777 if executable else 0o666) & ~_umask())
         temporary.replace(path)
     except OSError as err:
         raise output_error(path, err) from err

@@ -198,7 +198,7 @@ class TargetSpec(_Section):
 
 
 def shipped_folder(name: str) -> Path:
-    """Return a folder that comes with the project: `targets` or `tuning_logs`.
+    """Return a folder that comes with the project: `native`, `targets` or `tuning_logs`.
 
     An installed package carries it inside itself, a source checkout has it beside the package.
     """

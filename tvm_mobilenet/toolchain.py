@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tvm_mobilenet.targets import TargetSpec
 
-__all__ = ["COMPILER_VARIABLE", "link", "make_fcompile"]
+__all__ = ["COMPILER_VARIABLE", "compiler_driver", "link", "make_fcompile", "run_compiler"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,12 @@ def link(
         ToolchainError: there is no linker, or it failed.
         OutputError: `output` cannot be written.
     """
-    command = _driver(target, compiler)
+    command = compiler_driver(target, compiler)
     with new_file(output) as unfinished:
         names = [str(path) for path in objects]
         command = [*command, *_FLAGS, "-o", str(unfinished), *names, *_LIBRARIES]
         logger.debug("%s", shlex.join(command))
-        _run(command, target.name, output)
+        run_compiler(command, target.name, output)
 
 
 def make_fcompile(target: TargetSpec, compiler: str | None = None) -> Callable[..., None]:
@@ -68,7 +68,12 @@ def make_fcompile(target: TargetSpec, compiler: str | None = None) -> Callable[.
     return fcompile
 
 
-def _driver(target: TargetSpec, compiler: str | None) -> list[str]:
+def compiler_driver(target: TargetSpec, compiler: str | None = None) -> list[str]:
+    """Return the command that compiles C and links for `target`, as `link` chooses it.
+
+    Raises:
+        ToolchainError: there is none, or the one that was named cannot be found.
+    """
     named = compiler or os.environ.get(COMPILER_VARIABLE)
     if named:
         words = shlex.split(named)
@@ -92,7 +97,13 @@ def _driver(target: TargetSpec, compiler: str | None) -> list[str]:
     return [sys.executable, "-m", "ziglang", "cc", "-target", triple]
 
 
-def _run(command: Sequence[str], target: str, output: Path) -> None:
+def run_compiler(command: Sequence[str], target: str, output: Path) -> None:
+    """Run a compiler or linker that makes `output`; its last words come with the error.
+
+    Raises:
+        ToolchainError: it cannot be started, or failed.
+        OutputError: the disk is full.
+    """
     try:
         result = subprocess.run(
             command,
