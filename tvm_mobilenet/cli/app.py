@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from tvm_mobilenet import __version__
-from tvm_mobilenet.cli import classify, export, measure, models, run, targets, train, verify
+from tvm_mobilenet.cli import bundle, classify, export, measure, models, run, targets, train, verify
 from tvm_mobilenet.cli import compile as compile_command
 from tvm_mobilenet.cli.console import print_error, print_line, set_verbosity, verbosity
 from tvm_mobilenet.errors import TvmMobilenetError
@@ -62,6 +62,7 @@ app.command("compile", epilog=_example("compile mobilenet_v1_0.5_160 --target rp
 app.command(epilog=_example("verify host/ --inputs 32"))(verify.verify)
 app.command(epilog=_example("measure host/ --threads 1 --profile"))(measure.measure)
 app.command(epilog=_example("classify host/ cat.jpg dog.png"))(classify.classify)
+app.command(epilog=_example("bundle rpi4/ -o product.tar.gz"))(bundle.bundle)
 app.command(epilog=_example("run mobilenet_v1_0.5_160 -o out/half"))(run.run)
 
 
