@@ -37,8 +37,8 @@ class Trial:
     """`this machine`, `emulated: qemu-aarch64 -cpu cortex-a72`, or why it was not tried."""
     is_emulated: bool = False
     start_ms: float | None = None
-    """From starting the program to a model that is ready, and out again: the median of five. None
-    where it was emulated or not tried."""
+    """From starting the program to a model that is ready: the median of five. None where it was
+    emulated or not tried."""
     peak_bytes: int | None = None
     """The program's largest resident memory over one inference; None where it was not tried. Where
     it was emulated, the emulator's own memory is in it."""
@@ -100,11 +100,17 @@ def _zeros(shape: Sequence[int], dtype: str, path: Path) -> str:
 
 
 def _start_ms(command: Sequence[str]) -> float:
+    """Time the program from its start to its first word, which comes once its model is open."""
     times: list[float] = []
     for _ in range(_STARTS):
         begin = time.perf_counter()
-        _check(_run([*command, "--describe"]), command)
-        times.append((time.perf_counter() - begin) * 1e3)
+        with subprocess.Popen(
+            [*command, "--describe"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            times.append((time.perf_counter() - begin) * 1e3)
+            process.communicate(timeout=_TIMEOUT_S)
     return statistics.median(times)
 
 

@@ -118,7 +118,10 @@ typedef struct tmn_model tmn_model;
  */
 tmn_status tmn_open(const char *folder, const tmn_options *options, tmn_model **model);
 
-/* End a model's threads and free what it holds. NULL is allowed. */
+/*
+ * End a model's threads and free what it holds. NULL is allowed. With more than one thread it may
+ * take some tenths of a second: TVM's workers do not look up before they have spun for a while.
+ */
 void tmn_close(tmn_model *model);
 
 /* What the model is; valid until tmn_close. */
@@ -141,7 +144,7 @@ tmn_status tmn_set_input(tmn_model *model, size_t index, const tmn_tensor *tenso
 
 /*
  * Resize, crop and normalise a picture into place `slot` of the batch (0 for a batch of one), as
- * the model's preprocessing says; bit for bit what the compiler's own tools do with Pillow.
+ * the model's preprocessing says; bit for bit what the compiler's own tools do with Pillow 13.
  * `rgb` holds `height` rows of `width` pixels, three bytes each, a row every `stride_bytes` bytes
  * (0 for rows without gaps).
  */

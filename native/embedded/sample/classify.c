@@ -162,6 +162,8 @@ static void describe(const tmn_model *model) {
            about->class_count);
     print_tensors("input", about->inputs, about->input_count);
     print_tensors("output", about->outputs, about->output_count);
+    /* Now, not after the threads have ended: who waits for this line times the start. */
+    fflush(stdout);
 }
 
 /* The largest value first; of equal ones, the one that comes first. */
