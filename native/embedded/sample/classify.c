@@ -195,15 +195,15 @@ static int print_classes(tmn_model *model, const settings *wanted) {
         return failed(wanted->model, "out of memory");
     }
     /* Softmax, from the largest score so that nothing overflows. */
-    double top = scores[best_but(scores, count, taken)];
+    double top = (double)scores[best_but(scores, count, taken)];
     double sum = 0.0;
     for (size_t i = 0; i < count; i++) {
-        sum += exp(scores[i] - top);
+        sum += exp((double)scores[i] - top);
     }
     for (size_t rank = 0; rank < wanted->top && rank < count; rank++) {
         size_t best = best_but(scores, count, taken);
         taken[best] = true;
-        printf("  %6.2f %%  %4zu  %s\n", 100.0 * exp(scores[best] - top) / sum, best,
+        printf("  %6.2f %%  %4zu  %s\n", 100.0 * exp((double)scores[best] - top) / sum, best,
                best < about->class_count ? about->class_names[best] : "");
     }
     free(taken);

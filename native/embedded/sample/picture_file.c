@@ -42,9 +42,9 @@ static bool read_number(const uint8_t *data, size_t size, size_t *at, size_t *nu
 static const char *decode_ppm(const uint8_t *data, size_t size, picture *result) {
     size_t channels = data[1] == '6' ? 3 : 1;
     size_t at = 2;
-    size_t width;
-    size_t height;
-    size_t top;
+    size_t width = 0;
+    size_t height = 0;
+    size_t top = 0;
     if (!read_number(data, size, &at, &width) || !read_number(data, size, &at, &height) ||
         !read_number(data, size, &at, &top) || at == size) {
         return "its header is damaged";
@@ -133,9 +133,9 @@ static const char *read_bmp_header(const uint8_t *data, size_t size, size_t *wid
 }
 
 static const char *decode_bmp(const uint8_t *data, size_t size, picture *result) {
-    bmp file;
-    size_t width;
-    size_t height;
+    bmp file = {0};
+    size_t width = 0;
+    size_t height = 0;
     const char *problem = read_bmp_header(data, size, &width, &height, &file);
     if (problem == NULL) {
         problem = picture_allocate(width, height, result);

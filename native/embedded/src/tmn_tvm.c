@@ -106,7 +106,7 @@ static tmn_status find(TVMFFIObjectHandle module, const char *name, TVMFFIObject
                        tmn_error *error) {
     TVMFFIAny arguments[] = {object(module, kTVMFFIModule), text(name),
                              {.type_index = kTVMFFIBool, .v_int64 = 0}};
-    TVMFFIAny result;
+    TVMFFIAny result = {.type_index = kTVMFFINone};
     tmn_status status =
         call_global("ffi.ModuleGetFunction", name, arguments, 3, &result, error);
     if (status != TMN_OK) {
@@ -123,7 +123,7 @@ static tmn_status find(TVMFFIObjectHandle module, const char *name, TVMFFIObject
 
 static tmn_status call_method(TVMFFIObjectHandle module, const char *name, TVMFFIAny *arguments,
                               int32_t count, TVMFFIAny *result, tmn_error *error) {
-    TVMFFIObjectHandle function;
+    TVMFFIObjectHandle function = NULL;
     tmn_status status = find(module, name, &function, error);
     if (status == TMN_OK) {
         status = call(function, name, arguments, count, result, error);
@@ -170,7 +170,7 @@ static tmn_status load(tmn_vm *vm, const char *library, tmn_error *error) {
                         TVM_FFI_VERSION_MINOR);
     }
     TVMFFIAny path = text(library);
-    TVMFFIAny executable;
+    TVMFFIAny executable = {.type_index = kTVMFFINone};
     tmn_status status =
         call_global("ffi.ModuleLoadFromFile", library, &path, 1, &executable, error);
     if (status != TMN_OK) {
@@ -190,7 +190,7 @@ static tmn_status load(tmn_vm *vm, const char *library, tmn_error *error) {
     }
     vm->machine = machine.v_obj;
     TVMFFIAny where[] = {integer(kDLCPU), integer(0), integer(POOLED_ALLOCATOR)};
-    TVMFFIAny nothing;
+    TVMFFIAny nothing = {.type_index = kTVMFFINone};
     status = call_method(vm->machine, "vm_initialization", where, 3, &nothing, error);
     if (status == TMN_OK) {
         release_value(&nothing);
@@ -246,7 +246,7 @@ static tmn_status make_input(const tmn_tensor_info *info, TVMFFIAny *value, void
         .manager_ctx = owned,
         .deleter = drop,
     };
-    TVMFFIObjectHandle tensor;
+    TVMFFIObjectHandle tensor = NULL;
     if (TVMFFITensorFromDLPack(&owned->managed, DATA_ALIGNMENT, 1, &tensor) != 0) {
         drop(&owned->managed);
         return raised(info->name, error);
@@ -356,7 +356,7 @@ void tmn_vm_close(tmn_vm *vm) {
     free(vm->output_data);
     free(vm);
     /* TVM keeps freed tensors for the process; give back what no open model is using. */
-    TVMFFIAny nothing;
+    TVMFFIAny nothing = {.type_index = kTVMFFINone};
     tmn_error ignored;
     call_global("vm.builtin.memory_manager.clear", "closing", NULL, 0, &nothing, &ignored);
 }

@@ -304,7 +304,7 @@ tmn_status tmn_output_data(tmn_model *model, size_t index, const void **data) {
 }
 
 tmn_status tmn_get_output(tmn_model *model, size_t index, void *data, size_t size_bytes) {
-    const void *found;
+    const void *found = NULL;
     tmn_status status = tmn_output_data(model, index, &found);
     if (status != TMN_OK) {
         return status;
