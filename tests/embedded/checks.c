@@ -7,6 +7,7 @@
  *     checks twins MODEL            two models of one library, closed in either order
  *     checks growth MODEL RUNS      resident memory after a tenth of the runs, and after all
  *     checks reopen MODEL TIMES     resident memory after a fifth of the openings, and after all
+ *     checks prepared MODEL PICTURE FILE   write the input that becomes of a picture
  *     checks description MODEL.TXT SCRATCH ROUNDS
  *     checks picture FILE SCRATCH ROUNDS
  */
@@ -19,6 +20,7 @@
 #include <string.h>
 
 #include "checks.h"
+#include "picture_file.h"
 #include "tvm_mobilenet.h"
 
 enum { THREADS = 4, RUNS = 25 };
@@ -280,6 +282,35 @@ static int reopen(const char *folder, long times) {
     return 0;
 }
 
+static int prepared(const char *folder, const char *path, const char *result) {
+    picture found;
+    const char *problem = picture_read(path, &found);
+    if (problem != NULL) {
+        fprintf(stderr, "checks: %s: %s\n", path, problem);
+        return 1;
+    }
+    /* Rows with gaps between them, as cameras give them. */
+    size_t stride = found.width * 3 + 13;
+    uint8_t *rows = malloc(stride * found.height);
+    require(rows != NULL, "memory", NULL);
+    for (size_t y = 0; y < found.height; y++) {
+        memcpy(rows + y * stride, found.rgb + y * found.width * 3, found.width * 3);
+    }
+    tmn_model *model = open_model(folder, 1);
+    void *data;
+    require(tmn_set_picture(model, 0, rows, found.width, found.height, stride) == TMN_OK,
+            "tmn_set_picture", model);
+    require(tmn_input_data(model, 0, &data) == TMN_OK, "tmn_input_data", model);
+    FILE *file = fopen(result, "wb");
+    size_t size = tmn_describe(model)->inputs[0].size_bytes;
+    require(file != NULL && fwrite(data, 1, size, file) == size, "writing", NULL);
+    fclose(file);
+    free(rows);
+    free(found.rgb);
+    tmn_close(model);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
@@ -296,6 +327,9 @@ int main(int argc, char **argv) {
     }
     if (strcmp(name, "reopen") == 0 && argc == 4) {
         return reopen(argv[2], atol(argv[3]));
+    }
+    if (strcmp(name, "prepared") == 0 && argc == 5) {
+        return prepared(argv[2], argv[3], argv[4]);
     }
     if (strcmp(name, "description") == 0 && argc == 5) {
         return fuzz_description(argv[2], argv[3], atol(argv[4]));
