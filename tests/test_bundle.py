@@ -150,7 +150,7 @@ def test_versions_are_read_as_readelf_reads_them(root: Path):
         for name, text in re.findall(r"Name: ([A-Z]+)_([\d.]+)", said):
             version = tuple(map(int, text.split(".")))
             expected[name] = max(version, expected.get(name, version))
-        assert expected
+        assert expected or file.suffix == ".so"  # a model may ask for nothing
         assert required_versions(file) == expected
 
 
