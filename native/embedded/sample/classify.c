@@ -7,7 +7,9 @@
  *
  * It is also what the tests drive, hence the options for raw numbers and for figures.
  */
-#define _POSIX_C_SOURCE 200809L
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L /* for clock_gettime */
+#endif
 #include <inttypes.h>
 #include <math.h>
 #include <stdbool.h>

@@ -5,7 +5,9 @@
  * default at half of an x86 machine's processors, and pins the thread that uses it. On a thread of
  * the model's own all of that stays between the model and TVM, and ends when the thread does.
  */
-#define _GNU_SOURCE
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* for CPU sets */
+#endif
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>

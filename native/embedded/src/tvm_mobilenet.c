@@ -6,6 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include "tmn_internal.h"
 
 struct tmn_model {
@@ -46,6 +50,13 @@ static void close_on_thread(void *argument) {
     task *job = argument;
     tmn_vm_close(job->model->vm);
     job->model->vm = NULL;
+}
+
+/* Give freed memory back: TVM copies the parameters twice on their way out of the library. */
+static void trim_memory(void) {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
 }
 
 static char *join(const char *folder, const char *name) {
@@ -114,6 +125,7 @@ tmn_status tmn_open(const char *folder, const tmn_options *options, tmn_model **
         last_error = error;
         return status;
     }
+    trim_memory();
     *result = model;
     return TMN_OK;
 }
@@ -132,6 +144,7 @@ void tmn_close(tmn_model *model) {
     tmn_free_model_file(&model->file);
     free(model->is_set);
     free(model);
+    trim_memory();
 }
 
 static tmn_status no_model(const char *call) {
