@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "bundle_artifact": ("tvm_mobilenet.bundle", "bundle_artifact"),
     "classify_images": ("tvm_mobilenet.classify", "classify"),
     "count_instructions": ("tvm_mobilenet.count", "count_instructions"),
     "compile_model": ("tvm_mobilenet.workflow", "compile_model"),

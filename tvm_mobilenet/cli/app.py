@@ -15,6 +15,7 @@ import typer
 from tvm_mobilenet import __version__
 from tvm_mobilenet.cli import (
     board,
+    bundle,
     classify,
     devices,
     doctor,
@@ -76,6 +77,7 @@ app.command("compile", epilog=_example("compile mobilenet_v1_0.5_160 --target rp
 app.command(epilog=_example("verify host/ --inputs 32"))(verify.verify)
 app.command(epilog=_example("measure host/ --threads 1 --profile"))(measure.measure)
 app.command(epilog=_example("classify host/ cat.jpg dog.png"))(classify.classify)
+app.command(epilog=_example("bundle rpi4/ -o product.tar.gz"))(bundle.bundle)
 app.command(epilog=_example("run mobilenet_v1_0.5_160 -o out/half"))(run.run)
 
 app.command(epilog=_example("tracker --port 9190"))(tracker.tracker)
