@@ -382,6 +382,8 @@ def _initial_module(spec: ModelSpec, dataset: Dataset, recipe: Recipe, seed: int
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             nn.init.kaiming_normal_(child.weight, generator=generator)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Linear):
             nn.init.normal_(child.weight, 0, 0.01, generator=generator)
             nn.init.zeros_(child.bias)
