@@ -106,8 +106,9 @@ class Publisher:
             publisher.preprocessing(32)
         except (ValidationError, TypeError, ArithmeticError) as err:
             raise WeightsError(
-                f"weights {path}: {path.with_name('config.json')} has a pretrained_cfg that cannot "
-                "be understood; copy it again, or remove it to use the publisher's defaults"
+                f"weights {path}: {path.with_name('config.json')} "
+                "has a pretrained_cfg that cannot be understood; copy it again, or remove it to "
+                "use the publisher's defaults"
             ) from err
         logger.info("%s: %s, batch norm eps %g", path, architecture, publisher.batch_norm_eps)
         return publisher

@@ -104,7 +104,7 @@ def create_model(
     """Build a model by name, with the weights of a file or with seeded random ones.
 
     Args:
-        name: `mobilenet_v1_<alpha>_<resolution>`.
+        name: of a family and a size, such as `mobilenet_v2_0.35_96`.
         weights: a `.safetensors` or `.pth` file; None for random weights.
         num_classes: None for as many as the file has, or 1000 without a file.
         seed: of the random weights.
