@@ -183,6 +183,8 @@ class _Selector:
                 [x, packed],
                 lambda: write_depthwise(workload, plan),
             )
+        elif workload.is_pointwise and self._gated(chain, workload, call.args[0], weight):
+            return
         elif workload.is_pointwise:
             product = MatmulWorkload(
                 rows=workload.batch * workload.height * workload.width,
@@ -190,11 +192,8 @@ class _Selector:
                 columns=workload.out_channels,
                 epilogue=chain.epilogue,
             )
-            matrix = weight.reshape(weight.shape[0], -1).T
-            if self._gated(chain, product, call.args[0], matrix):
-                return
             matmul_plan = plan_matmul(product, self.cpu)
-            packed = pack_matmul(matrix, matmul_plan)
+            packed = pack_matmul(weight.reshape(weight.shape[0], -1).T, matmul_plan)
             self._place(
                 chain,
                 "pointwise",
@@ -215,7 +214,7 @@ class _Selector:
                 lambda: write_conv(workload, conv_plan),
             )
 
-    def _gated(self, chain: _Chain, product: MatmulWorkload, x: Any, matrix: np.ndarray) -> bool:
+    def _gated(self, chain: _Chain, conv: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
         """Take over the gate of squeeze-and-excite that only this convolution's input is from."""
         call = self.definitions.get(x)
         if not is_call(call, "multiply") or len(self.users[x]) != 1:
@@ -227,8 +226,15 @@ class _Selector:
                 break
         else:
             return False
-        workload = GatedWorkload(batch=shape[0], pointwise=product)
+        product = MatmulWorkload(
+            rows=conv.batch * conv.height * conv.width,
+            depth=conv.in_channels,
+            columns=conv.out_channels,
+            epilogue=conv.epilogue,
+        )
+        workload = GatedWorkload(batch=conv.batch, pointwise=product)
         plan = plan_gated(workload, self.cpu)
+        matrix = weight.reshape(conv.out_channels, -1).T
         out_shape = static_shape(chain.last)
         self._place(
             chain,
@@ -258,6 +264,7 @@ class _Selector:
         if not is_plain or _pair(attrs.strides) != (1, 1) or any(int(p) for p in attrs.padding):
             return False
         following = self._chain(reader.var)
+        pointwise_weight = pointwise_weight * np.float32(following.factor)
         pair = SeparableWorkload(
             depthwise=workload,
             pointwise=MatmulWorkload(
@@ -271,7 +278,6 @@ class _Selector:
         if plan is None:
             return False
         matrix = pointwise_weight.reshape(pointwise_weight.shape[0], -1).T
-        matrix = matrix * np.float32(following.factor)
         inputs = [x, pack_depthwise(weight.transpose(0, 3, 1, 2))]
         if chain.bias is not None:
             inputs.append(chain.bias)
