@@ -80,6 +80,8 @@ class _Writer:
         self.graph = graph
         self.layers: list[_Layer] = []
         self.blob_of: dict[str, str] = {}
+        self.flat: set[str] = set()
+        """Blobs of one dimension, the channels: what global pools give, and what follows."""
         self.uses = Counter(name for node in graph.nodes for name in node.input)
         self.uses.update(s.name for s in graph.outputs)
 
@@ -99,6 +101,8 @@ class _Writer:
         inputs = [self.blob_of[n] for n in node.input if n and n not in self.graph.constants]
         blob = self.blob_of[node.output[0]] = f"b{len(self.layers)}"
         self.layers.append(_Layer(kind, inputs, [blob], params, weights))
+        if inputs and self.flat.issuperset(inputs):
+            self.flat.add(blob)
 
     def alias(self, node: onnx.NodeProto) -> None:
         """Let the node's output be its input."""
@@ -172,6 +176,10 @@ def _conv(node: onnx.NodeProto, w: _Writer) -> None:
     weight, bias = w.constant(node, 1), w.constant(node, 2)
     assert weight is not None
     kernel = tuple(weight.shape[2:])
+    if kernel == (1, 1) and w.blob_of[node.input[0]] in w.flat:
+        dense: Params = {0: weight.shape[0], 1: int(bias is not None), 2: int(weight.size)}
+        w.add(node, "InnerProduct", dense, _weight_bytes(weight, bias))
+        return
     (stride_h, stride_w), (top, left, bottom, right) = _window(node, kernel)
     dilation_h, dilation_w = a.get("dilations", [1, 1])
     params: Params = {
@@ -237,6 +245,7 @@ def _global_pool(node: onnx.NodeProto, w: _Writer) -> None:
         if sorted(d % 4 for d in axes or []) != [2, 3]:
             raise GraphError(f"ncnn: {_where(node)} reduces axes {axes}, not the spatial ones")
     w.add(node, "Pooling", {0: 1, 4: 1})  # its result is one-dimensional, whatever ONNX says
+    w.flat.add(w.blob_of[node.output[0]])
 
 
 def _flatten(node: onnx.NodeProto, w: _Writer) -> None:

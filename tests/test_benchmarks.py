@@ -20,6 +20,7 @@ from benchmarks.ncnn_convert import convert
 from benchmarks.onnx_graph import GraphError, read_graph, seeded_inputs
 from benchmarks.series import Series, fastest, paired_ratio
 from benchmarks.workers import BurstPlan, Worker
+from tests.test_compiler import Graph
 
 
 def _network(path: Path, *, extra: list[onnx.NodeProto] | None = None, channels: int = 8) -> Path:
@@ -130,6 +131,26 @@ def test_ncnn_text_folds_activations_and_splits_shared_blobs(small):
 def _outputs(words: list[str]) -> list[str]:
     ins, outs = int(words[2]), int(words[3])
     return words[4 + ins : 4 + ins + outs]
+
+
+def test_ncnn_convolutions_of_a_pooled_pixel_are_inner_products(tmp_path):
+    graph = Graph(1, 8, 6, 6)
+    means = graph.add("GlobalAveragePool", "x")
+    gate = graph.add("Relu", graph.conv(means, 4, 8, 1))
+    gate = graph.add("HardSigmoid", graph.conv(gate, 8, 4, 1))
+    y = graph.conv(graph.add("Mul", "x", gate), 4, 8, 1)
+    model = convert(read_graph(graph.save(tmp_path / "gate.onnx", y)))
+    kinds = [line.split()[0] for line in model.param.splitlines()[2:]]
+    assert kinds == [
+        "Input",
+        "Split",
+        "Pooling",
+        "InnerProduct",
+        "InnerProduct",
+        "HardSigmoid",
+        "BinaryOp",
+        "Convolution",
+    ]
 
 
 def test_ncnn_weights_are_flag_weight_bias_in_order(small):

@@ -311,3 +311,10 @@ def test_a_quarter_width_model_learns_the_digits(out):
     result = train(DIGITS_MODEL, DIGITS, out=out)
     assert result.held_out_accuracy >= 0.98
     assert result.held_out_images == 359
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v2_0.35_32", "mobilenet_v3_small_0.5_32"])
+def test_a_small_one_of_another_family_learns_the_digits(out, name):
+    result = train(name, DIGITS, out=out, epochs=15)
+    assert result.held_out_accuracy >= 0.95

@@ -59,7 +59,7 @@ def export_onnx(
     PyTorch computes.
 
     Args:
-        model_name: `mobilenet_v1_<alpha>_<resolution>`.
+        model_name: of a family and a size, such as `mobilenet_v2_0.35_96`.
         out: the file to write, `.onnx`.
         weights: a `.safetensors` or `.pth` file; None for random weights.
         num_classes: None for as many as the weights have, or 1000 without.

@@ -75,8 +75,9 @@ class Recipe:
     rmsprop_eps: float = 1e-3
     weight_decay: float = 4e-5
     """TF-Slim's; on neither depthwise weights nor batch norms, as the paper advises."""
-    dropout: float = 0.001
-    """Share of the pooled features; TF-Slim keeps 0.999."""
+    dropout: float | None = None
+    """Share of the features before the classifier; None for the family's own, 0.001 for V1 and 0.2
+    for the others, as in TF-Slim."""
     batch_norm_momentum: float = 0.1
     """TF-Slim's 0.0003 averages over more steps than a short training has."""
     rotation_deg: float = 12.0
@@ -150,7 +151,8 @@ def train(
     there; the file is removed when the weights are written.
 
     Args:
-        model_name: `mobilenet_v1_<alpha>_<resolution>`; the number of classes is the data's.
+        model_name: of a family and a size, such as `mobilenet_v2_0.35_96`; the number of classes
+            is the data's.
         data: `digits`, or a folder with one sub-folder of pictures for each class.
         out: the weight file to write, `.safetensors`.
         epochs: passes over the training pictures; None for the data set's default.
@@ -377,11 +379,14 @@ def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
 def _initial_module(spec: ModelSpec, dataset: Dataset, recipe: Recipe, seed: int) -> Module:
     """Build the module with seeded weights, ready to be trained."""
-    module = new_module(spec, len(dataset.class_names), dropout=recipe.dropout)
+    options = {} if recipe.dropout is None else {"dropout": recipe.dropout}
+    module = new_module(spec, len(dataset.class_names), **options)
     generator = torch.Generator().manual_seed(seed)
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             nn.init.kaiming_normal_(child.weight, generator=generator)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Linear):
             nn.init.normal_(child.weight, 0, 0.01, generator=generator)
             nn.init.zeros_(child.bias)

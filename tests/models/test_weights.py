@@ -14,11 +14,11 @@ from torch import nn
 
 from tvm_mobilenet.errors import OutputError, SpecError, UsageError, WeightsError
 from tvm_mobilenet.models.mobilenet_v1 import BATCH_NORM_EPS, MobileNetV1
+from tvm_mobilenet.models.network import Network
 from tvm_mobilenet.models.preprocess import default_preprocessing
 from tvm_mobilenet.models.spec import get_model_spec
 from tvm_mobilenet.models.weight_file import METADATA_KEY, WeightsDescription, describe_weights
 from tvm_mobilenet.models.weights import (
-    TIMM_BATCH_NORM_EPS,
     create_model,
     load_weights,
     new_module,
@@ -27,6 +27,7 @@ from tvm_mobilenet.models.weights import (
 )
 
 NAME = "mobilenet_v1_0.25_32"
+TIMM_BATCH_NORM_EPS = 1e-5  # torch's default, which is not in timm's files
 DESCRIPTION = WeightsDescription(
     model=NAME,
     num_classes=3,
@@ -37,7 +38,7 @@ DESCRIPTION = WeightsDescription(
 )
 
 
-def drawn(seed: int = 0, *, name: str = NAME, num_classes: int = 3) -> MobileNetV1:
+def drawn(seed: int = 0, *, name: str = NAME, num_classes: int = 3) -> Network:
     return create_model(name, num_classes=num_classes, seed=seed).module
 
 
@@ -47,7 +48,7 @@ def logits(module: nn.Module, resolution: int = 32) -> np.ndarray:
         return module(x).numpy()
 
 
-def to_timm(module: MobileNetV1) -> dict[str, torch.Tensor]:
+def to_timm(module: Network) -> dict[str, torch.Tensor]:
     """Rename a state dict to the keys of timm's `mobilenetv1_100`, counters included."""
     theirs = {ours: name for name, ours in MobileNetV1.timm_names().items()}
     renamed = {}

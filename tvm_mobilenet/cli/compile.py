@@ -20,7 +20,7 @@ def compile_(
         str,
         typer.Argument(
             metavar="MODEL|FILE.onnx",
-            help="mobilenet_v1_<alpha>_<resolution>, weights of ours, or a convolutional network "
+            help="A name such as mobilenet_v1_0.5_160, weights of ours, or a convolutional network "
             "of your own.",
             show_default=False,
         ),

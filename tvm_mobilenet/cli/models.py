@@ -10,7 +10,7 @@ def models(as_json: AsJson = False) -> None:
     """List the models: size, multiply-adds, published accuracy.
 
     Accuracy is ImageNet's, as published for the authors' own weights. Any other width and
-    resolution can be named too, such as mobilenet_v1_0.35_192.
+    resolution can be named too, such as mobilenet_v2_0.6_160.
     """
     from tvm_mobilenet.models.spec import FAMILIES, list_models
 

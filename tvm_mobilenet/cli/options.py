@@ -30,7 +30,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="mobilenet_v1_<alpha>_<resolution>, such as mobilenet_v1_0.5_160.",
+        help="A name such as mobilenet_v1_0.5_160 or mobilenet_v3_small_1.0_224; "
+        "`tvm-mobilenet models` lists them.",
         show_default=False,
     ),
 ]
@@ -53,7 +54,8 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         metavar="FILE",
-        help="A .safetensors or .pth file; without it the weights are random, with a fixed seed.",
+        help="A .safetensors or .pth file, of ours, torchvision's or timm's; without it the "
+        "weights are random, with a fixed seed.",
         show_default=False,
     ),
 ]

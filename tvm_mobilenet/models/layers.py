@@ -10,7 +10,7 @@ __all__ = ["LayerSpec", "halved"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec:
-    """A convolution with batch norm and activation, or the classifier."""
+    """A convolution with batch norm or bias, or a dense layer."""
 
     name: str
     """The torch module that computes it."""
@@ -23,6 +23,13 @@ class LayerSpec:
     """Height and width of the input."""
     out_size: int = 1
     """Height and width of the output."""
+    has_bias: bool = False
+    """A convolution with a bias in place of the batch norm, as squeeze-and-excite has."""
+
+    @property
+    def is_normalized(self) -> bool:
+        """Whether a batch norm follows; the classifier and other dense layers have a bias."""
+        return self.kind != "dense" and not self.has_bias
 
     @property
     def weights(self) -> int:
@@ -33,12 +40,12 @@ class LayerSpec:
     @property
     def params(self) -> int:
         """Trainable numbers: the weights, and scale and shift of the batch norm or the bias."""
-        return self.weights + self.out_channels * (1 if self.kind == "dense" else 2)
+        return self.weights + self.out_channels * (2 if self.is_normalized else 1)
 
     @property
     def statistics(self) -> int:
         """Numbers that batch norm measures instead of training them: mean and variance."""
-        return 0 if self.kind == "dense" else 2 * self.out_channels
+        return 2 * self.out_channels if self.is_normalized else 0
 
     @property
     def macs(self) -> int:
@@ -47,5 +54,5 @@ class LayerSpec:
 
 
 def halved(size: int) -> int:
-    """Return the output size of a 3x3, stride-2 layer with one pixel of padding."""
+    """Return the output size of a stride-2 layer, which is padded by half its kernel."""
     return (size + 1) // 2

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from tvm_mobilenet.models.mobilenet_v1_table import BLOCKS, STEM_CHANNELS, channels
+from tvm_mobilenet.models.network import Network
+from tvm_mobilenet.models.publishers import Publisher, timm_publisher
 
 __all__ = ["BATCH_NORM_EPS", "BATCH_NORM_MOMENTUM", "MobileNetV1"]
 
@@ -47,7 +49,7 @@ def _conv_bn_relu6(
     )
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(Network):
     """Stem, thirteen depthwise-separable blocks, global average pool, dropout, classifier.
 
     Args:
@@ -60,12 +62,12 @@ class MobileNetV1(nn.Module):
         (N, 3, H, W) f32 -> (N, num_classes) f32 logits, for any H and W.
     """
 
+    FAMILY = "mobilenet_v1"
+
     def __init__(
         self, alpha: float = 1.0, *, num_classes: int = 1000, dropout: float = 0.001
     ) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.num_classes = num_classes
+        super().__init__(alpha, num_classes)
         width = channels(STEM_CHANNELS, alpha)
         self.stem = _conv_bn_relu6(3, width, kernel=3, stride=2)
         blocks: list[nn.Module] = []
@@ -111,8 +113,14 @@ class MobileNetV1(nn.Module):
             }
         return names
 
-    @staticmethod
-    def alpha_of(state: Mapping[str, torch.Tensor]) -> float | None:
+    @classmethod
+    def publishers(cls) -> tuple[Publisher, ...]:
+        """Return timm's `mobilenetv1_*`, which were trained on TF-Slim's value range."""
+        half = (0.5, 0.5, 0.5)
+        return (timm_publisher(cls.timm_names(), mean=half, std=half),)
+
+    @classmethod
+    def alpha_of(cls, state: Mapping[str, torch.Tensor]) -> float | None:
         """Read the width multiplier off weights in our layout; None where they do not show it."""
         weight = state.get("classifier.weight")
         return weight.shape[1] / BLOCKS[-1][0] if weight is not None and weight.ndim == 2 else None

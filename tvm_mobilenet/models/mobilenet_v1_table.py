@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tvm_mobilenet.models.layers import LayerSpec, halved
 
-__all__ = ["BLOCKS", "MIN_RESOLUTION", "STEM_CHANNELS", "channels", "mobilenet_v1_layers"]
+__all__ = ["BLOCKS", "STEM_CHANNELS", "channels", "mobilenet_v1_layers"]
 
 STEM_CHANNELS = 32
 """Full 3x3 convolution, stride 2, from RGB."""
@@ -30,9 +30,6 @@ BLOCKS: tuple[tuple[int, int], ...] = (
     (1024, 2),
     (1024, 1),
 )
-
-MIN_RESOLUTION = 32
-"""Five strides of 2: below 32 a stride would have nothing left to halve."""
 
 
 def channels(width: int, alpha: float) -> int:

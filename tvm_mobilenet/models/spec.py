@@ -1,23 +1,16 @@
-"""Model names, and what is known about each model without building it. Imports no torch.
-
-A further family is one entry in `FAMILIES`: its layer table, its torch module and the file of its
-published figures.
-"""
+"""Model names, and what is known about each model without building it. Imports no torch."""
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
-from importlib import resources
 
 from tvm_mobilenet.errors import SpecError, UnknownModelError
+from tvm_mobilenet.models.families import FAMILIES, Family
 from tvm_mobilenet.models.layers import LayerSpec
-from tvm_mobilenet.models.mobilenet_v1_table import MIN_RESOLUTION, mobilenet_v1_layers
+from tvm_mobilenet.models.published import PublishedFigures
 
 __all__ = [
     "FAMILIES",
@@ -38,61 +31,6 @@ _BYTES_PER_NUMBER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedFigures:
-    """One row of a family's published table."""
-
-    macs_m: float
-    """Multiply-adds in millions."""
-    params_m: float
-    """Parameters in millions."""
-    top1: float
-    """ImageNet, percent, float32, single crop."""
-    top5: float
-    """ImageNet, percent, float32, single crop."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """What the models of one family share."""
-
-    name: str
-    layers: Callable[[float, int, int], tuple[LayerSpec, ...]]
-    """Layer table for (alpha, resolution, number of classes)."""
-    module: str
-    """`package.module:Class` of the torch module, imported when one is built."""
-    min_resolution: int
-    published_csv: str
-    """File in `tvm_mobilenet/data`."""
-    slips: Callable[[float, int], str]
-    """Why the published multiply-adds for (alpha, resolution) differ from the computed; or ''."""
-    params_note: str
-
-
-def _mobilenet_v1_slips(alpha: float, resolution: int) -> str:
-    if alpha == 0.75:
-        # 325.40 - 8.13 = 317.27, and likewise at 192, 160 and 128; the paper itself has 325.
-        return "published multiply-adds leave out the stem; the paper has 325 M at 224"
-    if (alpha, resolution) == (0.25, 192):
-        return "published multiply-adds are a slip: 41 M at 224 scales to 30 M, not 34 M"
-    return ""
-
-
-FAMILIES: dict[str, Family] = {
-    "mobilenet_v1": Family(
-        name="mobilenet_v1",
-        layers=mobilenet_v1_layers,
-        module="tvm_mobilenet.models.mobilenet_v1:MobileNetV1",
-        min_resolution=MIN_RESOLUTION,
-        published_csv="mobilenet_v1_published.csv",
-        slips=_mobilenet_v1_slips,
-        # 4.243, 2.594, 1.337 and 0.473 M with three: the published 4.24, 2.59, 1.34 and 0.47.
-        params_note="published parameters count three values per batch-norm channel, "
-        "`params` the two that are trained",
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """One member of a family: its width multiplier and its input resolution."""
 
@@ -102,14 +40,16 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """The TF-Slim spelling: `mobilenet_v1_0.5_160`."""
+        """The TF-Slim spelling: `mobilenet_v1_0.5_160`; no alpha where the family has none."""
+        if not FAMILIES[self.family].has_alpha:
+            return f"{self.family}_{self.resolution}"
         alpha = format(Decimal(repr(self.alpha)), "f")  # no exponent, which would not parse back
         return f"{self.family}_{alpha}_{self.resolution}"
 
     @property
     def published(self) -> PublishedFigures | None:
         """The published figures, or None for a model that is in no table."""
-        return _published(self.family).get((self.alpha, self.resolution))
+        return FAMILIES[self.family].published.get((self.alpha, self.resolution))
 
     def layers(self, num_classes: int = IMAGENET_CLASSES) -> tuple[LayerSpec, ...]:
         """Lay out the layers that hold parameters."""
@@ -137,7 +77,8 @@ class ModelRow:
     params: int
     macs: int
     published_top1: float
-    published_top5: float
+    published_top5: float | None
+    """None where it was not published."""
     published_params_m: float
     published_macs_m: float
     size_bytes: int
@@ -146,28 +87,12 @@ class ModelRow:
     """Where a published figure differs from the computed one, and why."""
 
 
-@cache
-def _published(family: str) -> dict[tuple[float, int], PublishedFigures]:
-    file = resources.files("tvm_mobilenet") / "data" / FAMILIES[family].published_csv
-    lines = file.read_text(encoding="utf-8").splitlines()
-    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return {
-        (float(row["alpha"]), int(row["res"])): PublishedFigures(
-            macs_m=float(row["macs_m"]),
-            params_m=float(row["params_m"]),
-            top1=float(row["top1"]),
-            top5=float(row["top5"]),
-        )
-        for row in rows
-    }
-
-
 MODELS: dict[str, ModelSpec] = {
     spec.name: spec
-    for family in FAMILIES
+    for family in FAMILIES.values()
     for spec in (
-        ModelSpec(family=family, alpha=alpha, resolution=resolution)
-        for alpha, resolution in _published(family)
+        ModelSpec(family=family.name, alpha=alpha, resolution=resolution)
+        for alpha, resolution in family.published
     )
 }
 """The models with published figures, in the order of their tables; any other size can be named."""
@@ -180,16 +105,23 @@ def get_model_spec(name: str) -> ModelSpec:
         UnknownModelError: no family of that name; the closest known model is suggested.
         SpecError: the width or the resolution is not one that a network can have.
     """
-    families = "|".join(map(re.escape, FAMILIES))
-    match = re.fullmatch(rf"({families})_([-+]?(?:\d+\.?\d*|\.\d+))_([-+]?\d{{1,9}})", name)
+    match = re.fullmatch(rf"({'|'.join(map(_pattern, FAMILIES.values()))})_([-+]?\d{{1,9}})", name)
     if match is None:
         close = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else "`tvm-mobilenet models` lists them"
-        spelling = " or ".join(f"{family}_<alpha>_<resolution>" for family in FAMILIES)
+        spelling = " or ".join(family.spelling for family in FAMILIES.values())
         raise UnknownModelError(f"unknown model {name!r}: models are named {spelling}; {hint}")
-    spec = ModelSpec(family=match[1], alpha=float(match[2]), resolution=int(match[3]))
+    family, _, alpha = match[1].rpartition("_")
+    if family not in FAMILIES or not FAMILIES[family].has_alpha:
+        family, alpha = match[1], "1"
+    spec = ModelSpec(family=family, alpha=float(alpha), resolution=int(match[2]))
     _check(name, spec)
     return spec
+
+
+def _pattern(family: Family) -> str:
+    alpha = r"_[-+]?(?:\d+\.?\d*|\.\d+)" if family.has_alpha else ""
+    return re.escape(family.name) + alpha
 
 
 def _check(name: str, spec: ModelSpec) -> None:

@@ -11,7 +11,7 @@ import math
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,10 @@ from torch import nn
 
 from tvm_mobilenet.errors import UsageError, WeightsError
 from tvm_mobilenet.files import new_file, sha256_of
-from tvm_mobilenet.models.mobilenet_v1 import MobileNetV1
+from tvm_mobilenet.models.bottleneck import pad_like_tensorflow
+from tvm_mobilenet.models.network import Network
 from tvm_mobilenet.models.preprocess import default_preprocessing, for_resolution
+from tvm_mobilenet.models.publishers import Publisher
 from tvm_mobilenet.models.spec import (
     FAMILIES,
     IMAGENET_CLASSES,
@@ -50,13 +52,10 @@ __all__ = [
     "save_weights",
 ]
 
-TIMM_BATCH_NORM_EPS = 1e-5
-"""Not in timm's files: its V1 models are built with torch's default."""
 _NAMED_KEYS = 4
 _CALIBRATION_SAMPLES = 128
 _CALIBRATION_BITS = 12
-# The width and the class count are read off these; a further family joins the union.
-Module = MobileNetV1
+Module = Network
 State = dict[str, torch.Tensor]
 
 
@@ -66,10 +65,12 @@ class LoadedWeights:
 
     path: Path
     sha256: str
-    layout: Literal["tvm_mobilenet", "timm"]
+    layout: Literal["tvm_mobilenet", "timm", "torchvision"]
     num_classes: int
     description: WeightsDescription | None
     """None where the file is not one of ours."""
+    publisher: Publisher | None = None
+    """None where the file is in our own layout."""
 
     @property
     def class_names(self) -> ClassList | None:
@@ -78,7 +79,7 @@ class LoadedWeights:
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """What the weights were trained on, where the file says so."""
+        """What the weights were trained on, where the file or its publisher says so."""
         return self.description.preprocessing if self.description else None
 
 
@@ -103,7 +104,7 @@ def create_model(
     """Build a model by name, with the weights of a file or with seeded random ones.
 
     Args:
-        name: `mobilenet_v1_<alpha>_<resolution>`.
+        name: of a family and a size, such as `mobilenet_v2_0.35_96`.
         weights: a `.safetensors` or `.pth` file; None for random weights.
         num_classes: None for as many as the file has, or 1000 without a file.
         seed: of the random weights.
@@ -131,10 +132,14 @@ def create_model(
             class_names=None,
         )
     path = Path(weights)
-    state, layout = _read(path)
+    state, publisher = _read(path, _module_class(spec).publishers())
     module = new_module(spec, num_classes or _classes_in(state))
-    loaded = _fill(path, state, layout, module)
-    preprocessing = loaded.preprocessing or _foreign_preprocessing(spec.resolution, layout)
+    loaded = _fill(path, state, publisher, module)
+    preprocessing = loaded.preprocessing or (
+        publisher.preprocessing(spec.resolution)
+        if publisher
+        else default_preprocessing(spec.resolution)
+    )
     return CreatedModel(
         spec=spec,
         module=module,
@@ -152,21 +157,26 @@ def create_model(
 
 def new_module(spec: ModelSpec, num_classes: int, **options: Any) -> Module:
     """Build the torch module of a model, its weights as torch leaves them."""
-    module_name, class_name = FAMILIES[spec.family].module.split(":")
-    module_class = getattr(importlib.import_module(module_name), class_name)
+    module_class = _module_class(spec)
     with torch.random.fork_rng(devices=[]):  # torch draws weights that nobody keeps
         module: Module = module_class(spec.alpha, num_classes=num_classes, **options)
     return module
 
 
+def _module_class(spec: ModelSpec) -> type[Module]:
+    module_name, class_name = FAMILIES[spec.family].module.split(":")
+    module_class: type[Module] = getattr(importlib.import_module(module_name), class_name)
+    return module_class
+
+
 def load_weights(path: Path | str, module: Module) -> LoadedWeights:
-    """Fill a module from a file, in our own key layout or in timm's, and set it to inference.
+    """Fill a module from a file, in our own key layout or a publisher's, and set it to inference.
 
     Raises:
         WeightsError: the file is damaged, unsafe, or belongs to another model.
     """
     path = Path(path)
-    return _fill(path, *_read(path), module)
+    return _fill(path, *_read(path, module.publishers()), module)
 
 
 def save_weights(module: nn.Module, path: Path | str, description: WeightsDescription) -> Path:
@@ -203,6 +213,8 @@ def random_weights(module: nn.Module, resolution: int, seed: int) -> None:
         for child in module.modules():
             if isinstance(child, nn.Conv2d):
                 child.weight.normal_(0, math.sqrt(2 / child.weight[0].numel()), generator=generator)
+                if child.bias is not None:
+                    child.bias.uniform_(-0.5, 0.5, generator=generator)
             elif isinstance(child, nn.BatchNorm2d):
                 # About 30 % of a layer ends up clipped at 0 and 1 % at 6, so both count. Shifts
                 # around 0 clip half of it, and rounding errors then grow sixfold by the end.
@@ -227,19 +239,40 @@ def _calibrate(module: nn.Module, resolution: int, generator: torch.Generator) -
     noise = torch.randn(batch, 3, resolution, resolution, generator=generator, dtype=torch.float64)
     norms = list(_batch_norms(module))
     momenta = [norm.momentum for norm in norms]
+    pooled: set[nn.Module] = set()
+    hooks = [norm.register_forward_pre_hook(_noting_pooled(pooled)) for norm in norms]
     module.eval().double()
     for norm in norms:
         norm.train()
         norm.momentum = 1.0  # the batch's own statistics, nothing of what was there
     module(noise)
+    for hook in hooks:
+        hook.remove()
     module.float().eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        if norm in pooled:
+            # Pictures of noise hardly differ once they are pooled: dividing by that deviation
+            # would make differences out of rounding errors. The second moment stands in for it.
+            norm.running_var += norm.running_mean**2
+            norm.running_mean.zero_()
         for statistic in (norm.running_mean, norm.running_var):
             assert statistic is not None
             mantissa, exponent = torch.frexp(statistic)
             steps = 2.0**_CALIBRATION_BITS
             statistic.copy_(torch.ldexp(torch.round(mantissa * steps) / steps, exponent))
+
+
+def _noting_pooled(pooled: set[nn.Module]) -> Callable[[nn.Module, tuple[torch.Tensor]], None]:
+    """Return a hook that remembers modules which see one pixel a picture, and few pictures."""
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if inputs[0].shape[2:] == (1, 1) and inputs[0].shape[0] < _CALIBRATION_SAMPLES:
+            pooled.add(module)
+
+    return note
 
 
 def _batch_norms(module: nn.Module) -> Iterable[nn.BatchNorm2d]:
@@ -255,8 +288,8 @@ def _own_state(module: nn.Module) -> State:
 _COUNTER = ".num_batches_tracked"
 
 
-def _read(path: Path) -> tuple[State, Literal["tvm_mobilenet", "timm"]]:
-    """Read a file's tensors in our layout, and say which layout they came in."""
+def _read(path: Path, publishers: Iterable[Publisher]) -> tuple[State, Publisher | None]:
+    """Read a file's tensors in our layout, and say whose layout they came in."""
     if path.suffix == ".safetensors":
         state = _read_safetensors(path)
     elif path.suffix in (".pth", ".pt"):
@@ -271,15 +304,11 @@ def _read(path: Path) -> tuple[State, Literal["tvm_mobilenet", "timm"]]:
         for key, value in state.items()
         if not key.endswith(_COUNTER)
     }
-    if "conv_stem.weight" not in state:
-        return state, "tvm_mobilenet"
-    names = MobileNetV1.timm_names()
-    return {_renamed(key, names): value for key, value in state.items()}, "timm"
-
-
-def _renamed(key: str, names: Mapping[str, str]) -> str:
-    module, _, leaf = key.rpartition(".")
-    return f"{names[module]}.{leaf}" if module in names else key
+    for publisher in publishers:
+        if publisher.marker in state:
+            renamed = {publisher.renamed(key): value for key, value in state.items()}
+            return renamed, publisher.of_file(path)
+    return state, None
 
 
 def _read_safetensors(path: Path) -> State:
@@ -323,35 +352,38 @@ def _classes_in(state: State) -> int:
     return weight.shape[0] if weight is not None and weight.ndim == 2 else IMAGENET_CLASSES
 
 
-def _foreign_preprocessing(resolution: int, layout: str) -> Preprocessing:
-    standard = default_preprocessing(resolution)
-    # timm's default, which its V1 weights do not change; mean, std and crop are TF-Slim's.
-    return (
-        standard.model_copy(update={"interpolation": "bicubic"}) if layout == "timm" else standard
-    )
-
-
-def _fill(
-    path: Path, state: State, layout: Literal["tvm_mobilenet", "timm"], module: Module
-) -> LoadedWeights:
+def _fill(path: Path, state: State, publisher: Publisher | None, module: Module) -> LoadedWeights:
     description = describe_weights(path)
+    if publisher is not None:
+        state = _as_dense(state, module)
     _check_fits(path, state, module)
     module.load_state_dict(
         {key: value.to(torch.float32) for key, value in state.items()}, strict=False
     )
     eps = description.batch_norm_eps if description else None
-    if layout == "timm":
-        eps = TIMM_BATCH_NORM_EPS
+    if publisher is not None:
+        eps = publisher.batch_norm_eps
     for norm in _batch_norms(module):
         norm.eps = eps or norm.eps
+    pad_like_tensorflow(module, publisher is not None and publisher.pads_like_tensorflow)
     module.eval()
     return LoadedWeights(
         path=path,
         sha256=sha256_of(path),
-        layout=layout,
+        layout=publisher.name if publisher else "tvm_mobilenet",
         num_classes=module.num_classes,
         description=description,
+        publisher=publisher,
     )
+
+
+def _as_dense(state: State, module: Module) -> State:
+    """Take 1x1 convolutions of a pooled pixel as the dense layers that they are."""
+    dense = {f"{name}.weight" for name, m in module.named_modules() if isinstance(m, nn.Linear)}
+    return {
+        key: value.flatten(1) if key in dense and value.shape[2:] == (1, 1) else value
+        for key, value in state.items()
+    }
 
 
 def _check_fits(path: Path, state: State, module: Module) -> None:

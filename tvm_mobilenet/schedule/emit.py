@@ -119,9 +119,13 @@ def apply_epilogue(
     dtype: str,
     residual: Expr | None = None,
 ) -> Expr:
-    """Return `value` with residual and bounds applied; accumulators begin at the bias."""
+    """Return `value` after residual, activation and bounds; accumulators begin at the bias."""
     if residual is not None:
         value = value + residual
+    if epilogue.activation == "hard-swish":
+        sixth, half = constant(1 / 6, dtype, lanes), constant(0.5, dtype, lanes)
+        gate = T.max(value * sixth + half, constant(0.0, dtype, lanes))
+        value = value * T.min(gate, constant(1.0, dtype, lanes))
     if epilogue.low != -float("inf"):
         value = T.max(value, constant(epilogue.low, dtype, lanes))
     if epilogue.high != float("inf"):

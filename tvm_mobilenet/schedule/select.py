@@ -1,7 +1,8 @@
 """Choose a kernel for each convolution, dense layer and global pool of a module in NHWC.
 
-What follows a convolution and reads nothing but its result and constants (bias, bounds of the
-activation) or a tensor of its shape (the residual of an inverted bottleneck) goes into its kernel.
+What follows a convolution and reads nothing but its result and constants (bias, hard-swish, bounds
+of the activation) or a tensor of its shape (the residual of an inverted bottleneck) goes into its
+kernel, and so does the gate of squeeze-and-excite that scales its input.
 Weights are packed here, once, at compile time.
 """
 
@@ -24,12 +25,14 @@ from tvm_mobilenet.frontend.dataflow import (
 )
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
+from tvm_mobilenet.schedule.gated import plan_gated, write_gated
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import plan_pool, write_pool
 from tvm_mobilenet.schedule.separable import plan_separable, write_separable
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
     Epilogue,
+    GatedWorkload,
     MatmulWorkload,
     PoolWorkload,
     SeparableWorkload,
@@ -97,6 +100,8 @@ class _Chain:
     epilogue: Epilogue
     bias: np.ndarray | None = None
     residual: Any | None = None
+    factor: float = 1.0
+    """To multiply the weights by; the bias has it already."""
 
 
 class _Selector:
@@ -144,6 +149,7 @@ class _Selector:
             logger.info("%s: no kernel family: %s", binding.var.name, reason)
             return
         chain = self._chain(binding.var)
+        weight = weight * np.float32(chain.factor)
         x, layout = self._input(call.args[0])
         shape = static_shape(call.args[0])
         attrs = call.attrs
@@ -177,6 +183,8 @@ class _Selector:
                 [x, packed],
                 lambda: write_depthwise(workload, plan),
             )
+        elif workload.is_pointwise and self._gated(chain, workload, call.args[0], weight):
+            return
         elif workload.is_pointwise:
             product = MatmulWorkload(
                 rows=workload.batch * workload.height * workload.width,
@@ -206,6 +214,40 @@ class _Selector:
                 lambda: write_conv(workload, conv_plan),
             )
 
+    def _gated(self, chain: _Chain, conv: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
+        """Take over the gate of squeeze-and-excite that only this convolution's input is from."""
+        call = self.definitions.get(x)
+        if not is_call(call, "multiply") or len(self.users[x]) != 1:
+            return False
+        shape = static_shape(x)
+        gate_shape = (shape[0], 1, 1, shape[3])
+        for image, gate in (call.args, reversed(call.args)):
+            if static_shape(image) == shape and static_shape(gate) == gate_shape != shape:
+                break
+        else:
+            return False
+        product = MatmulWorkload(
+            rows=conv.batch * conv.height * conv.width,
+            depth=conv.in_channels,
+            columns=conv.out_channels,
+            epilogue=conv.epilogue,
+        )
+        workload = GatedWorkload(batch=conv.batch, pointwise=product)
+        plan = plan_gated(workload, self.cpu)
+        matrix = weight.reshape(conv.out_channels, -1).T
+        out_shape = static_shape(chain.last)
+        self._place(
+            chain,
+            "gated",
+            workload,
+            plan,
+            [image, gate, pack_matmul(matrix, plan.pointwise)],
+            lambda: write_gated(
+                workload, plan, x_shape=shape, gate_shape=gate_shape, y_shape=out_shape
+            ),
+        )
+        return True
+
     def _separable(self, chain: _Chain, workload: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
         """Fuse a depthwise convolution with the pointwise one that alone reads it, if it pays."""
         readers = self.users.get(chain.last, [])
@@ -222,6 +264,7 @@ class _Selector:
         if not is_plain or _pair(attrs.strides) != (1, 1) or any(int(p) for p in attrs.padding):
             return False
         following = self._chain(reader.var)
+        pointwise_weight = pointwise_weight * np.float32(following.factor)
         pair = SeparableWorkload(
             depthwise=workload,
             pointwise=MatmulWorkload(
@@ -258,6 +301,7 @@ class _Selector:
             logger.info("%s: no kernel family: matmul of two tensors", binding.var.name)
             return
         chain = self._chain(binding.var)
+        weight = weight * np.float32(chain.factor)
         rows = int(np.prod(shape[:-1]))
         workload = MatmulWorkload(
             rows=rows, depth=shape[-1], columns=weight.shape[1], epilogue=chain.epilogue
@@ -312,20 +356,55 @@ class _Selector:
         chain = _Chain(anchor, [anchor], Epilogue())
         while True:
             readers = self.users.get(chain.last, [])
-            if len(readers) != 1 or readers[0].var is None:
+            if any(reader.var is None for reader in readers):
                 return chain
-            if not self._absorb(chain, readers[0]):
+            if len(readers) == 1 and self._absorb(chain, readers[0]):
+                taken = [readers[0].var]
+            elif len(readers) == 2:
+                taken = self._hard_swish(chain)
+            else:
                 return chain
-            chain.last = readers[0].var
-            chain.members.append(chain.last)
+            if not taken:
+                return chain
+            chain.last = taken[-1]
+            chain.members.extend(taken)
+
+    def _hard_swish(self, chain: _Chain) -> list[Any]:
+        """Take over x * clip(x / 6 + 1/2, 0, 1), the one spelling there is; return its bindings."""
+        x = chain.last
+        if not _is_linear(chain.epilogue):
+            return []
+        taken: list[Any] = []
+        readers = self.users.get(x, [])
+        for name, constant in _HARD_SWISH:
+            steps = [r for r in readers if _is_step(r.value, name, constant)]
+            if len(steps) != 1 or len(readers) != (1 if taken else 2):
+                return []
+            taken.append(steps[0].var)
+            readers = self.users.get(taken[-1], [])
+        if len(readers) != 1 or not is_call(readers[0].value, "multiply"):
+            return []
+        if not any(arg.same_as(x) for arg in readers[0].value.args):
+            return []
+        chain.epilogue = replace(chain.epilogue, activation="hard-swish")
+        return [*taken, readers[0].var]
 
     def _absorb(self, chain: _Chain, reader: Binding) -> bool:
         call, epilogue = reader.value, chain.epilogue
-        has_bounds = epilogue.low != -np.inf or epilogue.high != np.inf
-        if is_call(call, "add") and not has_bounds:
+        if is_call(call, "multiply") and _is_linear(epilogue) and not epilogue.residual:
+            factor = _scalar_operand(call, "multiply")
+            if factor is None or static_shape(reader.var) != static_shape(chain.last):
+                return False
+            chain.factor *= factor
+            if chain.bias is not None:
+                chain.bias = chain.bias * np.float32(factor)
+            return True
+        if is_call(call, "add") and _is_linear(epilogue):
             other = call.args[1] if call.args[0].same_as(chain.last) else call.args[0]
             array = constant_array(other)
             shape = static_shape(chain.last)
+            if array is not None and array.size == 1 and array.ndim <= len(shape):
+                array = np.full(shape[-1], array.reshape(()))
             if array is not None and array.size == shape[-1] and array.shape[-1:] == shape[-1:]:
                 if chain.residual is not None:
                     return False
@@ -343,7 +422,7 @@ class _Selector:
                 chain.epilogue = replace(epilogue, residual=True)
                 return True
             return False
-        bound = _scalar_bound(call, chain.last)
+        bound = _scalar_operand(call, "maximum", "minimum")
         if bound is None:
             return False
         if is_call(call, "maximum"):
@@ -376,7 +455,7 @@ class _Selector:
             args.append(relax.const(np.ascontiguousarray(chain.bias)))
         if chain.residual is not None:
             args.append(chain.residual)
-        shapes = tuple(static_shape(arg) for arg in args)
+        shapes = tuple(static_shape(tensor) for tensor in (*args, out))
         global_var = self._kernel(family, workload, plan, shapes, write)
         self._new_values[out] = relax.call_tir(global_var, relax.Tuple(args), out_ty=out.ty)
         self._taken.update(chain.members)
@@ -411,13 +490,30 @@ def _pair(values: Any) -> tuple[int, int]:
     return first, second
 
 
-def _scalar_bound(call: Any, x: Any) -> float | None:
-    """Return the constant of `maximum(x, c)` or `minimum(x, c)`, in either order."""
-    if not is_call(call, "maximum", "minimum"):
+_HARD_SWISH = (("multiply", 1 / 6), ("add", 0.5), ("maximum", 0.0), ("minimum", 1.0))
+"""The gate of hard-swish, as `spell_hard_activations` writes it."""
+
+
+def _is_linear(epilogue: Epilogue) -> bool:
+    """Tell whether nothing but a bias and a residual has been applied so far."""
+    has_bounds = epilogue.low != -np.inf or epilogue.high != np.inf
+    return not has_bounds and epilogue.activation == "none"
+
+
+def _scalar_operand(call: Any, *names: str) -> float | None:
+    """Return the constant of `op(x, c)` with `op` one of `names`, in either order."""
+    if not is_call(call, *names):
         return None
-    other = call.args[1] if call.args[0].same_as(x) else call.args[0]
-    array = constant_array(other)
-    return None if array is None or array.size != 1 else float(array.reshape(()))
+    for arg in call.args:
+        array = constant_array(arg)
+        if array is not None:
+            return float(array.reshape(())) if array.size == 1 else None
+    return None
+
+
+def _is_step(call: Any, name: str, constant: float) -> bool:
+    operand = _scalar_operand(call, name)
+    return operand is not None and abs(operand - constant) < 1e-6
 
 
 def _unserved_convolution(call: Any, weight: np.ndarray | None) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 __all__ = [
     "ConvWorkload",
     "Epilogue",
+    "GatedWorkload",
     "MatmulWorkload",
     "PoolWorkload",
     "SeparableWorkload",
@@ -30,6 +31,9 @@ class Epilogue:
     """Add a vector over the output channels."""
     residual: bool = False
     """Add a tensor of the output's shape."""
+    activation: Literal["none", "hard-swish"] = "none"
+    """Multiply by clip(x / 6 + 1/2, 0, 1). Hard-sigmoid is bounds alone: its factor and its shift
+    are in the weights and the bias."""
     low: float = -math.inf
     """Lower bound of the activation: 0 for ReLU and ReLU6."""
     high: float = math.inf
@@ -38,6 +42,8 @@ class Epilogue:
     def describe(self) -> str:
         """Return a short spelling, e.g. `bias+clip(0,6)`."""
         parts = [name for name, on in (("bias", self.bias), ("residual", self.residual)) if on]
+        if self.activation != "none":
+            parts.append(self.activation)
         if self.low != -math.inf or self.high != math.inf:
             parts.append(f"clip({self.low:g},{self.high:g})")
         return "+".join(parts) or "none"
@@ -178,7 +184,34 @@ class PoolWorkload:
         return _ITEM_BYTES[self.dtype] * self.batch * self.channels * (self.pixels + 1)
 
 
-Workload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload
+@dataclass(frozen=True, kw_only=True)
+class GatedWorkload:
+    """A pointwise convolution whose input channels are scaled by a gate of squeeze-and-excite.
+
+    y = (x * gate) @ w, with one row of gates (1, depth) for each image.
+    """
+
+    batch: int
+    pointwise: MatmulWorkload
+    """Of all images; `rows` is a multiple of `batch`."""
+
+    @property
+    def dtype(self) -> str:
+        """Element type of input, gates, weights and output."""
+        return self.pointwise.dtype
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one call; scaling is not among them."""
+        return self.pointwise.macs
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of input, gates, weights and output."""
+        return self.pointwise.bytes + _ITEM_BYTES[self.dtype] * self.batch * self.pointwise.depth
+
+
+Workload = MatmulWorkload | ConvWorkload | SeparableWorkload | GatedWorkload | PoolWorkload
 
 
 def describe(workload: Workload) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""The published figures of every family, read from `tvm_mobilenet/data`. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+__all__ = ["PublishedFigures", "published_figures"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedFigures:
+    """One row of a family's published table."""
+
+    macs_m: float
+    """Multiply-adds in millions."""
+    params_m: float
+    """Parameters in millions."""
+    top1: float
+    """ImageNet, percent, float32, single crop."""
+    top5: float | None = None
+    """The same; None where it was not published."""
+
+
+@cache
+def published_figures(
+    file_name: str, variant: str | None = None
+) -> dict[tuple[float, int], PublishedFigures]:
+    """Return the figures for each (alpha, resolution), in the order of the table.
+
+    Args:
+        file_name: in `tvm_mobilenet/data`.
+        variant: of the rows to take where a file holds several, such as `large` or `conv_small`.
+    """
+    text = (resources.files("tvm_mobilenet") / "data" / file_name).read_text(encoding="utf-8")
+    figures = {}
+    for row in csv.DictReader(line for line in text.splitlines() if not line.startswith("#")):
+        alpha, resolution = row.get("alpha"), row.get("res")
+        if variant is not None:
+            # `large_0.75_float`, `small_minimalistic_float`, `conv_small`; int8 rows are left out.
+            match = re.fullmatch(rf"{variant}(?:_([\d.]+))?(?:_float)?", row["variant"])
+            if match is None:
+                continue
+            alpha = match[1]
+        figures[float(alpha or 1), int(resolution or 224)] = PublishedFigures(
+            macs_m=float(row["macs_m"]),
+            params_m=float(row["params_m"]),
+            top1=float(row["top1"]),
+            top5=float(row["top5"]) if row.get("top5") else None,
+        )
+    return figures
