@@ -332,7 +332,6 @@ class StockTracker:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"},
-            start_new_session=True,
         )
         eventually(self.answers, "the tracker")
 
@@ -362,5 +361,10 @@ class StockTracker:
 
     def stop(self) -> None:
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            # What serves is a child of its own, in another process group.
+            family = psutil.Process(self.process.pid).children(recursive=True)
+            for process in family:
+                process.kill()
+            self.process.kill()
+            psutil.wait_procs(family, timeout=30)
         self.process.wait()
