@@ -229,5 +229,5 @@ def test_many_sessions_leave_nothing(native_agent: Agent):
         del session
     eventually(lambda: native_agent.status()["state"] == "free", "free again")
     eventually(lambda: not native_agent.leftovers(), "nothing left behind")
-    eventually(lambda: native_agent.descriptors() == before, "no descriptor left open")
+    eventually(lambda: native_agent.descriptors() <= before, "no descriptor left open")
     assert len(native_agent.status()["sessions"]) == 32
