@@ -179,6 +179,7 @@ class DeviceError(TvmMobilenetError):
     Attributes:
         device: which one, as it is named in the message; None where there is none yet.
         step: what was being done: `connect`, `queue`, `handshake`, `upload`, `load`, `run`, ...
+        found: the message without these two.
     """
 
     exit_code = 4
@@ -188,6 +189,7 @@ class DeviceError(TvmMobilenetError):
         super().__init__(": ".join([*named, message]))
         self.device = device
         self.step = step
+        self.found = message
 
 
 class DeviceUnreachableError(DeviceError):

@@ -23,10 +23,13 @@ enum { RECEIVE_MAX = 256 << 10 };
 
 static struct {
   int socket;
+  int reason_fd;
   Shared* shared;
-  Frames incoming;
-  char reason[256];  // why the connection cannot be used any longer
+  Frames incoming, outgoing;
+  size_t held;  // bytes of a shutdown packet that TVM has written
 } g_line;
+
+static _Noreturn void end(char kind, const char* reason);
 
 static bool wait_for(short events) {
   struct pollfd line = {.fd = g_line.socket, .events = events};
@@ -36,8 +39,14 @@ static bool wait_for(short events) {
   return true;
 }
 
-// Hands TVM what has arrived, at most up to the end of the next frame's header, and stops at one
-// that announces more than a board should take: TVM would reserve the memory at once.
+static _Noreturn void end_lost(void) {
+  char reason[128];
+  snprintf(reason, sizeof reason, "the link to the client failed: %s", strerror(errno));
+  end(CHILD_LOST, reason);
+}
+
+// Hands TVM what has arrived, and ends the session over a frame that announces more than a board
+// should take: TVM would reserve the memory at once.
 static int receive(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
   (void)self;
   static uint8_t block[RECEIVE_MAX];
@@ -47,50 +56,66 @@ static int receive(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* 
   size_t size = wanted < RECEIVE_MAX ? (size_t)wanted : RECEIVE_MAX;
   ssize_t got;
   while ((got = recv(g_line.socket, block, size, MSG_DONTWAIT)) < 0) {
-    if (errno != EINTR && (errno != EAGAIN || !wait_for(POLLIN))) {
-      snprintf(g_line.reason, sizeof g_line.reason, "the link to the client failed: %s",
-               strerror(errno));
-      return ffi_fail("OSError", "%s", g_line.reason);
-    }
+    if (errno != EINTR && (errno != EAGAIN || !wait_for(POLLIN))) end_lost();
   }
   for (size_t passed = 0; passed < (size_t)got;) {
     uint64_t announced;
     passed += frames_pass(&g_line.incoming, block + passed, (size_t)got - passed, &announced);
     if (announced > FRAME_MAX) {
-      snprintf(g_line.reason, sizeof g_line.reason,
+      char reason[128];
+      snprintf(reason, sizeof reason,
                "a frame of %" PRIu64 " bytes was announced, %" PRIu64 " are the most", announced,
                FRAME_MAX);
-      return ffi_fail("ValueError", "%s", g_line.reason);
+      end(CHILD_FAILED, reason);
     }
   }
   return ffi_return_bytes(block, (size_t)got, result);
 }
 
-static int transmit(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
-  (void)self;
-  static Frames outgoing;
-  const uint8_t* data;
-  size_t size;
-  if (!ffi_arg_count("transmit", count, 1)) return -1;
-  if (!ffi_arg_bytes(&args[0], "data", (const char**)&data, &size)) return -1;
-  g_line.shared->unsent = 1;
+static void send_all(const uint8_t* data, size_t size) {
+  if (size == 0) return;
+  for (size_t passed = 0; passed < size;) {
+    uint64_t announced;
+    passed += frames_pass(&g_line.outgoing, data + passed, size - passed, &announced);
+  }
+  bool complete = frames_at_border(&g_line.outgoing);
+  g_line.shared->unsent = true;
   for (size_t sent = 0; sent < size;) {
     ssize_t written = send(g_line.socket, data + sent, size - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (written < 0 && errno == EINTR) continue;
     if (written < 0 && errno == EAGAIN && wait_for(POLLOUT)) continue;
-    if (written < 0) {
-      snprintf(g_line.reason, sizeof g_line.reason, "the link to the client failed: %s",
-               strerror(errno));
-      return ffi_fail("OSError", "%s", g_line.reason);
-    }
+    if (written < 0) end_lost();
     sent += (size_t)written;
   }
-  for (size_t passed = 0; passed < size;) {
-    uint64_t announced;
-    passed += frames_pass(&outgoing, data + passed, size - passed, &announced);
-  }
-  g_line.shared->unsent = frames_at_border(&outgoing) ? 0 : 1;
+  // Killed just here, the session leaves the client with a closed connection and no reason.
+  g_line.shared->unsent = !complete;
+}
+
+// Sends what TVM has written, but for the shutdown packet with which it takes leave over an error:
+// the client would take that for the answer to its call, and not read the reason that follows.
+static int transmit(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
+  (void)self;
+  static const uint8_t kShutdown[] = {4, 0, 0, 0, 0, 0, 0, 0, RPC_SHUTDOWN, 0, 0, 0};
+  const uint8_t* data;
+  size_t size;
+  if (!ffi_arg_count("transmit", count, 1)) return -1;
+  if (!ffi_arg_bytes(&args[0], "data", (const char**)&data, &size)) return -1;
   *result = ffi_int((int64_t)size);
+  // TVM's buffer may hand a packet out in two pieces.
+  size_t same = 0;
+  if (frames_at_border(&g_line.outgoing)) {
+    while (same < size && g_line.held + same < sizeof kShutdown &&
+           data[same] == kShutdown[g_line.held + same]) {
+      ++same;
+    }
+    if (same == size) {
+      g_line.held += same;
+      return 0;
+    }
+    send_all(kShutdown, g_line.held);
+    g_line.held = 0;
+  }
+  send_all(data, size);
   return 0;
 }
 
@@ -102,12 +127,12 @@ static void limit(int resource, rlim_t value) {
   if (setrlimit(resource, &now) != 0) perror("agent: setrlimit");
 }
 
-static _Noreturn void end(int reason_fd, char kind, const char* reason) {
+static _Noreturn void end(char kind, const char* reason) {
   char message[512];
   int size = snprintf(message, sizeof message, "%c%s", kind, reason);
   if (size >= (int)sizeof message) size = sizeof message - 1;
   // The pipe is new and larger than this: it takes it in one piece.
-  if (write(reason_fd, message, (size_t)size) != size) _exit(3);
+  if (write(g_line.reason_fd, message, (size_t)size) != size) _exit(3);
   // Nothing of the loaded libraries' own end is run: the memory goes with the process.
   _exit(0);
 }
@@ -134,11 +159,12 @@ static void load_side_libraries(const ChildSetup* setup) {
 void child_run(const ChildSetup* setup) {
   g_line.socket = setup->socket;
   g_line.shared = setup->shared;
+  g_line.reason_fd = setup->reason_fd;
   limit(RLIMIT_CORE, 0);
   // The supervisor watches what is in use; this is for what is asked for between two looks.
   limit(RLIMIT_DATA, setup->memory_limit_bytes + ((rlim_t)256 << 20));
   if (chdir(setup->folder) != 0 || setenv("TMPDIR", setup->folder, 1) != 0) {
-    end(setup->reason_fd, CHILD_FAILED, strerror(errno));
+    end(CHILD_FAILED, strerror(errno));
   }
   char reason[512];
   load_side_libraries(setup);
@@ -147,18 +173,14 @@ void child_run(const ChildSetup* setup) {
       TVMFFIFunctionCreate(NULL, transmit, NULL, &channel[0]) != 0 ||
       TVMFFIFunctionCreate(NULL, receive, NULL, &channel[1]) != 0) {
     ffi_take_error(reason, sizeof reason);
-    end(setup->reason_fd, CHILD_FAILED, reason);
+    end(CHILD_FAILED, reason);
   }
   TVMFFIAny args[] = {ffi_object(channel[0], kTVMFFIFunction),
                       ffi_object(channel[1], kTVMFFIFunction)};
   TVMFFIAny result;
   if (ffi_call_global("rpc.ServerLoop", args, 2, &result) == 0) {
-    end(setup->reason_fd, CHILD_CLOSED, "");
+    end(CHILD_CLOSED, "");
   }
   ffi_take_error(reason, sizeof reason);
-  if (*g_line.reason) {
-    bool lost = strncmp(g_line.reason, "the link", 8) == 0;
-    end(setup->reason_fd, lost ? CHILD_LOST : CHILD_FAILED, g_line.reason);
-  }
-  end(setup->reason_fd, CHILD_FAILED, reason);
+  end(CHILD_FAILED, reason);
 }

@@ -2,13 +2,13 @@
 #ifndef BOARD_AGENT_CHILD_H_
 #define BOARD_AGENT_CHILD_H_
 
+#include <stdbool.h>
 #include <stdint.h>
 
 // Memory that the session's process shares with the supervisor.
 typedef struct {
-  // Bytes of the answer that is being written which the client has not been sent yet. While this is
-  // not zero, anything else that is sent would be taken for a part of that answer.
-  volatile uint64_t unsent;
+  // Part of an answer has not been sent yet: anything else that is sent now would be taken for it.
+  volatile bool unsent;
 } Shared;
 
 typedef struct {

@@ -11,6 +11,7 @@ enum {
   RPC_MAGIC = 0xff271,
   RPC_MISMATCH = RPC_MAGIC + 2,
   TRACKER_MAGIC = 0x2f271,
+  RPC_SHUTDOWN = 1,
   RPC_EXCEPTION = 5,
   RPC_RAW_STRING = 8,  // the type index of a C string
   FRAME_HEADER = 8,

@@ -66,7 +66,7 @@ bool session_start(Session* session, const Options* options, const WorkFolder* w
     shared = page;
   }
   *session = (Session){.fd = fd, .number = number, .request = *request, .shared = shared};
-  shared->unsent = 0;
+  shared->unsent = false;
   session->memory_limit_bytes = options->memory_limit_bytes;
   session->limit_s = options->session_timeout_s;
   if (request->timeout_s > 0 && request->timeout_s < session->limit_s) {

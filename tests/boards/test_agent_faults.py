@@ -169,6 +169,8 @@ def test_the_agent_is_killed_in_the_middle_of_a_run(killed):
 def test_an_agent_that_is_stopped_tells_the_client(native: Program, tmp_path: Path):
     with running(native, tmp_path / "agent") as agent:
         call = agent.session_with_faults()
+        (child,) = psutil.Process(agent.process.pid).children()
+        eventually(lambda: child.status() == psutil.STATUS_SLEEPING, "waiting for a call")
         agent.process.terminate()
         assert agent.process.wait(30) == 0
         fails(lambda: call("answer"), "board: session ended: the agent is being stopped")

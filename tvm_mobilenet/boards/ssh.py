@@ -25,6 +25,7 @@ _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:%+\[\]-]*")
 _COPY_TIMEOUT_S = 600.0
 _START_TIMEOUT_S = 60.0
 _POLITE_S = 5.0
+_STATUS_QUERY = b"TVMMNQ01"
 _ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")
 
 
@@ -39,7 +40,7 @@ class SshBoard:
         local_port: where the tunnel begins on this machine; 0 picks a port.
 
     Raises:
-        UsageError: `host` is not one.
+        UsageError: `host` is not one, or `local_port` is taken.
         DeviceError: there is no ssh here, it failed, or the agent did not start.
     """
 
@@ -51,14 +52,13 @@ class SshBoard:
             )
         self.host = host
         self._program = _find_ssh()
+        self.port = _free_port(local_port)
+        """Where the tunnel begins, on 127.0.0.1."""
         self._agent: subprocess.Popen[bytes] | None = None
         self._tunnel: subprocess.Popen[bytes] | None = None
         folder = self._copy(archive)
         try:
-            remote_port = self._start(folder)
-            self.port = local_port or _free_port()
-            """Where the tunnel begins, on 127.0.0.1."""
-            self._dig(remote_port)
+            self._dig(self._start(folder))
         except BaseException:
             self.close()
             raise
@@ -170,15 +170,21 @@ class SshBoard:
                     f"board {self.host}: ssh made no tunnel at port {self.port} and ended with "
                     f"{self._tunnel.returncode}; see what it said above"
                 )
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                time.sleep(0.1)
-            else:
+            if self._answers():
                 return
+            time.sleep(0.1)
         raise DeviceTimeoutError(
             f"board {self.host}: the tunnel was not there after {_START_TIMEOUT_S:.0f} s"
         )
+
+    def _answers(self) -> bool:
+        """Whether the agent says something at the near end of the tunnel."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+                connection.sendall(_STATUS_QUERY)
+                return bool(connection.recv(1))
+        except OSError:
+            return False
 
 
 # In the user's own cache on the board, by content: copied a second time, it is only looked for. The
@@ -206,11 +212,15 @@ cd {folder} || exit 1
 own=$(mktemp -d "${{TMPDIR:-/tmp}}/tvm-mobilenet-ssh-XXXXXX") || exit 1
 ./{agent} --host 127.0.0.1 --port 0 --port-file "$own/port" --workdir "$own" </dev/null >&2 &
 agent=$!
-trap 'kill $agent 2>/dev/null; wait $agent; rm -rf "$own"' EXIT
+watcher=
+trap 'kill $watcher $agent 2>/dev/null; wait $agent; rm -rf "$own"' EXIT
 trap 'exit 1' HUP TERM INT
 while [ ! -s "$own/port" ]; do kill -0 $agent 2>/dev/null || exit 1; sleep 0.1; done
 cat "$own/port"
-cat >/dev/null
+exec 3<&0
+( while read -r _ <&3; do :; done; kill $agent ) >/dev/null 2>&1 &
+watcher=$!
+wait $agent
 """
 
 
@@ -221,9 +231,16 @@ def _find_ssh() -> str:
     return str(Path(found))
 
 
-def _free_port() -> int:
+def _free_port(wanted: int) -> int:
+    """Return `wanted`, or for 0 a port that is free; ssh would find out too late that it is not."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as err:
+            raise UsageError(
+                f"--local-port {wanted}: cannot be used here: {err.strerror}; choose another, or 0"
+            ) from err
         return int(probe.getsockname()[1])
 
 

@@ -160,7 +160,7 @@ def _count(
 
 def _print(found: Measurement) -> None:
     timing = found.timing
-    where = f" ({found.board.name})" if found.board else ""
+    where = f", {found.board.name}" if found.board else ""
     print_line(f"{found.model} for {found.target}, on {found.host.cpu}{where}")
     if found.is_random:
         print_line("weights are random: the time counts, the output means nothing")

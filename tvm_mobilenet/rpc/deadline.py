@@ -153,7 +153,8 @@ class Line:
 
     def _lost(self, step: str, err: OSError) -> DeviceUnreachableError:
         return DeviceUnreachableError(
-            f"the connection to {self.address} was lost: {(err.strerror or str(err)).lower()}",
+            f"the connection to {self.address} was lost: {(err.strerror or str(err)).lower()}; is "
+            "that the right port, and the right key?",
             device=self.device,
             step=step,
         )

@@ -135,6 +135,9 @@ class _Doctor:
         ]
         if self._board.tracker is not None:
             links = [("tracker", self._tracker), ("key", self._key), ("free", self._free), *links]
+        import tvm.rpc  # takes seconds, and is no part of what is timed below
+
+        del tvm
         self._progress.start(f"examining {self._board.name}", len(links))
         try:
             for name, examine in links:
@@ -154,7 +157,8 @@ class _Doctor:
         except _Broken as err:
             return Check(name, "broken", err.found, err.fix)
         except TvmMobilenetError as err:
-            found, _, fix = str(err).rpartition("; ")
+            text = err.found if isinstance(err, DeviceError) else str(err)
+            found, _, fix = text.rpartition("; ")
             return Check(name, "broken", found or fix, fix if found else "")
 
     def _tracker(self) -> Check:

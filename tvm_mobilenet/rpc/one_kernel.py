@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tvm_mobilenet.errors import DeviceError
 from tvm_mobilenet.targets import TargetSpec, load_target
-from tvm_mobilenet.toolchain import link
+from tvm_mobilenet.toolchain import make_fcompile
 
 __all__ = ["EXTENT", "FUNCTION", "build_one_kernel", "expected_values"]
 
@@ -49,10 +49,7 @@ def build_one_kernel(machine: str) -> bytes:
         target = target.model_copy(update={"tvm": modest})
     with tempfile.TemporaryDirectory(prefix="tvm-mobilenet-") as folder:
         output = Path(folder) / "kernel.so"
-        library = _compile(target)
-        objects = Path(folder) / "kernel.o"
-        library.write_to_file(str(objects), "o")
-        link([objects], output, target)
+        _compile(target).export_library(str(output), fcompile=make_fcompile(target))
         return output.read_bytes()
 
 
@@ -67,4 +64,6 @@ def _compile(target: TargetSpec) -> Any:
 
     parameters = [Parameter(which, (EXTENT,)) for which in ("x", "y")]
     function = write_kernel("float32", parameters, body)
-    return tvm.compile(IRModule({FUNCTION: function}), target=target.tvm_target()).mod
+    # The name that a library's function is found by is an attribute of the function.
+    named = function.with_attr("global_symbol", FUNCTION)
+    return tvm.compile(IRModule({FUNCTION: named}), target=target.tvm_target())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import select
 import socket
 import subprocess
 import sys
@@ -97,6 +98,12 @@ class Relay:
         if self._failure is None and self._control.fileno() >= 0:
             self._listen()
         return self._failure
+
+    def await_failure(self, seconds: float) -> Failure | None:
+        """Return the failure, waiting for the relay to say it where its end was seen before."""
+        if self._failure is None and self._control.fileno() >= 0:
+            select.select([self._control], [], [], seconds)
+        return self.failure
 
     def _listen(self) -> None:
         try:

@@ -39,6 +39,8 @@ _MOST_KEY_BYTES = 4096
 _LOOK_S = 2.0
 _GRANTS = 5
 """Boards that a tracker may offer before we believe that none of them is there."""
+_FROM_BOARD = "Error caught from RPC call"
+_SAY_S = 0.5
 _ENDED = re.compile(r"board: (session ended.*)")
 _TVM_LOCK = threading.Lock()
 """TVM keeps its sessions in a table of 32; entering one is not to meet another's leaving."""
@@ -150,8 +152,11 @@ class BoardSession:
             return self._ended(step, " ".join(ended[1].split()))
         if "RPCSessionTimeoutError" in message:
             return self._ended(step, f"session ended by its time limit ({_last_line(message)})")
-        if self._relay.failure is not None:
-            return self._lost(step, self._relay.failure, message)
+        failure = self._relay.failure
+        if failure is None and _FROM_BOARD not in message:
+            failure = self._relay.await_failure(_SAY_S)
+        if failure is not None:
+            return self._lost(step, failure, message)
         return DeviceError(f"the board answers: {_last_line(message)}", device=self.name, step=step)
 
     def _ended(self, step: str, reason: str) -> DeviceError:
@@ -234,6 +239,9 @@ def open_session(
     Raises:
         DeviceError: what is missing, at which step.
     """
+    import tvm.rpc  # seconds, the first time: before others have to wait for the board
+
+    del tvm
     timeouts = timeouts or Timeouts()
     deadline = Deadline(timeouts.queue_s)
     if address is not None:

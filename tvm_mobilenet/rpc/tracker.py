@@ -172,9 +172,10 @@ class _Peer:
         self._writer.write(struct.pack("<i", TRACKER_MAGIC))
 
     async def _authenticate(self, key: bytes) -> None:
-        head = await self._reader.readexactly(len(PREFACE))
-        if head != PREFACE:
-            raise _Refused("came without the preface that the key asks for")
+        # In two parts: who comes without a key says four bytes and waits.
+        for part in (PREFACE[:4], PREFACE[4:]):
+            if await self._reader.readexactly(4) != part:
+                raise _Refused("came without the preface that the key asks for")
         client_nonce = await self._reader.readexactly(NONCE_BYTES)
         server_nonce = secrets.token_bytes(NONCE_BYTES)
         proof = server_mac(key, client_nonce, server_nonce)

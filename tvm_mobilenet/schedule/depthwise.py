@@ -1,11 +1,13 @@
-"""Depthwise convolutions over NHWC: vectors along the channels, a register tile along the width.
+"""Depthwise convolutions over NHWC: a register tile of neighbouring columns and channel vectors.
 
-A tile of neighbouring output columns shares its input columns and its weights. The weights are
-packed tap by tap, (kernel height * kernel width, channels).
+Neighbouring output columns share their input columns and their weights; neighbouring vectors of
+channels share the cache lines that a pixel lies in. The weights are packed tap by tap, (kernel
+height * kernel width, channels).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,10 +22,11 @@ from tvm_mobilenet.schedule.emit import (
     Registers,
     apply_epilogue,
     constant,
-    split_lanes,
     task_loop,
+    when,
     write_kernel,
 )
+from tvm_mobilenet.schedule.register_tile import CACHE_LINE_BYTES, Panel, column_panels
 from tvm_mobilenet.schedule.threads import pays_to_parallelize
 from tvm_mobilenet.schedule.window import (
     WidthTile,
@@ -51,40 +54,66 @@ class DepthwisePlan:
 
     column_tile: int
     """Output columns of the register tile."""
+    channel_vectors: int
+    """Vectors of channels of the register tile."""
     lanes: int
     """Elements of a full vector."""
     row_block: int
     """Output rows of one task; tasks are cut among the threads."""
     channel_block: int
-    """Full vectors of one task; 0 for all channels."""
+    """Full panels of one task; 0 for all channels."""
     is_parallel: bool
     """Cut the tasks among the threads; False where starting them costs more than they save."""
+
+    def panels(self, channels: int) -> list[Panel]:
+        """Return the groups of channels that a register tile takes at once."""
+        return column_panels(channels, self.lanes, self.channel_vectors)
+
+
+_PIXEL_BYTES = 128
+"""What a tile reads of each pixel where a vector is shorter than a cache line. Pixels of a wide
+layer lie a power of two apart and share few sets of the L1 cache: a line must be used up while it
+is there (14x14x512 on Zen 3: 20 GFLOP/s with 32 bytes of a pixel at a time, 46 with 128)."""
+_MOST_COLUMNS = 8
 
 
 def plan_depthwise(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
     """Compute the plan from the register file and the number of cores."""
     lanes = cpu.lanes(workload.dtype)
-    taps = workload.kernel[0] * workload.kernel[1]
-    # Accumulators, the taps of all weights if they fit, and two inputs in flight.
-    free = cpu.vector_registers - 2 - min(taps, cpu.vector_registers // 3)
-    limit = max(1, min(free, 8, workload.out_width))
+    channel_vectors, most_columns = _tile_bounds(workload, cpu)
     column_tile = min(
-        range(1, limit + 1), key=lambda c: (-(-workload.out_width // c) * (c + 1.5), -c)
+        range(1, min(most_columns, workload.out_width) + 1),
+        key=lambda c: (-(-workload.out_width // c) * (c + 1.5), -c),
     )
     row_block = workload.out_height if workload.out_height <= 8 else 4
     tasks = workload.batch * -(-workload.out_height // row_block)
-    vectors = workload.in_channels // lanes
+    panels = workload.in_channels // (lanes * channel_vectors)
     channel_block = 0
-    if tasks < 2 * cpu.cores and vectors > 1:
-        wanted = min(vectors, 2 * cpu.cores)
-        channel_block = max(d for d in _divisors(vectors) if d <= vectors // wanted)
+    if tasks < 2 * cpu.cores and panels > 1:
+        wanted = min(panels, 2 * cpu.cores)
+        channel_block = max(d for d in _divisors(panels) if d <= panels // wanted)
     return DepthwisePlan(
         column_tile=column_tile,
+        channel_vectors=channel_vectors,
         lanes=lanes,
         row_block=row_block,
         channel_block=channel_block,
         is_parallel=pays_to_parallelize(workload, cpu),
     )
+
+
+def _tile_bounds(workload: ConvWorkload, cpu: Cpu) -> tuple[int, int]:
+    """Return how many vectors of channels a register tile has, and at most how many columns."""
+    taps = workload.kernel[0] * workload.kernel[1]
+    if cpu.fma == "by-lane" or cpu.vector_bits >= CACHE_LINE_BYTES * 8:
+        # Accumulators, the taps of all weights if they fit, and two inputs in flight.
+        free = cpu.vector_registers - 2 - min(taps, cpu.vector_registers // 3)
+        return 1, max(1, min(free, _MOST_COLUMNS))
+    vectors = max(1, workload.in_channels // cpu.lanes(workload.dtype))
+    tiles = math.ceil(vectors / max(1, _PIXEL_BYTES * 8 // cpu.vector_bits))
+    channel_vectors = math.ceil(vectors / tiles)
+    # Half of the registers accumulate; weights come from memory as operands of the multiply-adds.
+    return channel_vectors, max(1, min(cpu.vector_registers // 2 // channel_vectors, _MOST_COLUMNS))
 
 
 def _divisors(number: int) -> list[int]:
@@ -114,12 +143,12 @@ def write_depthwise(workload: ConvWorkload, plan: DepthwisePlan) -> PrimFunc:
     def body(kernel: KernelWriter) -> None:
         writer = DepthwiseWriter(kernel, w, plan)
         blocks = -(-w.out_height // plan.row_block)
-        pieces = split_lanes(w.in_channels, plan.lanes)
-        full = sum(1 for _, lanes in pieces if lanes == plan.lanes)
-        block = plan.channel_block or max(full, 1)
-        channel_tasks = max(1, full // block)
-        if full % block:
-            channel_tasks, block = 1, max(full, 1)
+        panels = plan.panels(w.in_channels)
+        full = [panel for panel in panels if panel.vectors == panels[0].vectors]
+        block = plan.channel_block or len(full)
+        channel_tasks = len(full) // block
+        if len(full) % block:
+            channel_tasks, block = 1, len(full)
         rows_total = w.batch * blocks
         with task_loop(rows_total * channel_tasks, plan.is_parallel) as task:
             image_block = task // channel_tasks
@@ -129,23 +158,18 @@ def write_depthwise(workload: ConvWorkload, plan: DepthwisePlan) -> PrimFunc:
                 first_row = T.min(first_row, w.out_height - plan.row_block)
             channel_task = task % channel_tasks
 
-            def one_row(row: Expr, channel: Expr, lanes: int) -> None:
-                out = (image * w.out_height + row) * w.out_width
-                writer.row(image, row, kernel["y"], out, channel, lanes)
+            def rows_of(panel: Panel, channel: Expr) -> None:
+                with T.serial(0, plan.row_block) as r:
+                    row = first_row + r
+                    out = (image * w.out_height + row) * w.out_width
+                    writer.row(image, row, kernel["y"], out, panel, channel)
 
-            if full:
-                with T.serial(0, block) as vector:
-                    channel = (channel_task * block + vector) * plan.lanes
-                    with T.serial(0, plan.row_block) as r:
-                        one_row(first_row + r, channel, plan.lanes)
-            for offset, lanes in pieces[full:]:
+            with T.serial(0, block) as index:
+                rows_of(full[0], (channel_task * block + index) * full[0].width)
+            for panel in panels[len(full) :]:
                 # With several channel tasks the tail belongs to the first of them.
-                if channel_tasks > 1:
-                    with T.If(channel_task == 0), T.Then(), T.serial(0, plan.row_block) as r:
-                        one_row(first_row + r, offset, lanes)
-                else:
-                    with T.serial(0, plan.row_block) as r:
-                        one_row(first_row + r, offset, lanes)
+                with when(channel_task == 0 if channel_tasks > 1 else None):
+                    rows_of(panel, panel.start)
 
     return write_kernel(w.dtype, parameters, body)
 
@@ -171,12 +195,15 @@ class DepthwiseWriter:
         self._bias = kernel.get(bias) if workload.epilogue.bias else None
 
     def row(
-        self, image: Expr, row: Expr, y: Memory, y_pixel: Expr, channel: Expr, lanes: int
+        self, image: Expr, row: Expr, y: Memory, y_pixel: Expr, panel: Panel, channel: Expr
     ) -> None:
-        """Write one output row of one vector of channels; its first pixel is `y_pixel` of `y`."""
+        """Write one output row of the channels of `panel`, the first of which is `channel`.
+
+        The row's first pixel is `y_pixel` of `y`.
+        """
         for tile in self._tiles:
             with each_width_tile(tile) as column:
-                self._tile(tile, image, row, column, y, y_pixel, channel, lanes)
+                self._tile(tile, image, row, column, y, y_pixel, panel, channel)
 
     def _tile(
         self,
@@ -186,35 +213,43 @@ class DepthwiseWriter:
         column: Expr,
         y: Memory,
         y_pixel: Expr,
+        panel: Panel,
         channel: Expr,
-        lanes: int,
     ) -> None:
         w = self._workload
         x = self._kernel["x"]
-        accumulators = Registers(tile.columns, w.dtype, lanes)
-        start = self._bias.load(channel, lanes) if self._bias else constant(0.0, w.dtype, lanes)
-        for c in range(tile.columns):
-            accumulators[c] = start
+        accumulators = [Registers(tile.columns, w.dtype, lanes) for _, lanes in panel.vectors]
+        for vector, (offset, lanes) in enumerate(panel.vectors):
+            bias = self._bias
+            start = bias.load(channel + offset, lanes) if bias else constant(0.0, w.dtype, lanes)
+            for c in range(tile.columns):
+                accumulators[vector][c] = start
+
+        def accumulate(line: Expr, tap: int, kx: int, vector: int) -> None:
+            offset, lanes = panel.vectors[vector]
+            weight = self._w.load(tap * w.in_channels + channel + offset, lanes)
+            for c in range(tile.columns):
+                if not tile.is_inside(w, c, kx):
+                    continue
+                in_column = (column + c) * w.stride[1] + (kx * w.dilation[1] - w.padding[1])
+                pixel = x.load((line + in_column) * w.in_channels + channel + offset, lanes)
+                accumulators[vector][c] = accumulators[vector][c] + pixel * weight
+
         for ky in range(w.kernel[0]):
             with row_guard(w, row, ky) as in_row:
                 line = (image * w.height + in_row) * w.width
                 for kx in range(w.kernel[1]):
-                    tap = ky * w.kernel[1] + kx
-                    weight = self._w.load(tap * w.in_channels + channel, lanes)
-                    for c in range(tile.columns):
-                        if not tile.is_inside(w, c, kx):
-                            continue
-                        in_column = (column + c) * w.stride[1] + (kx * w.dilation[1] - w.padding[1])
-                        pixel = x.load((line + in_column) * w.in_channels + channel, lanes)
-                        accumulators[c] = accumulators[c] + pixel * weight
+                    for vector in range(len(panel.vectors)):
+                        accumulate(line, ky * w.kernel[1] + kx, kx, vector)
         residual = self._kernel.get("residual") if w.epilogue.residual else None
         for c in range(tile.columns):
-            index = (y_pixel + column + c) * self._y_stride + channel
-            value = apply_epilogue(
-                accumulators[c],
-                w.epilogue,
-                lanes,
-                w.dtype,
-                residual=residual.load(index, lanes) if residual else None,
-            )
-            y.store(index, value, lanes)
+            for vector, (offset, lanes) in enumerate(panel.vectors):
+                index = (y_pixel + column + c) * self._y_stride + channel + offset
+                value = apply_epilogue(
+                    accumulators[vector][c],
+                    w.epilogue,
+                    lanes,
+                    w.dtype,
+                    residual=residual.load(index, lanes) if residual else None,
+                )
+                y.store(index, value, lanes)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
 __all__ = [
+    "CACHE_LINE_BYTES",
     "Panel",
     "RegisterTile",
     "column_panels",
@@ -26,7 +27,7 @@ __all__ = [
     "tile_cycles",
 ]
 
-_CACHE_LINE_BYTES = 64
+CACHE_LINE_BYTES = 64
 
 _FMA_LATENCY_CYCLES = 4
 """Zen 4 and Cortex-A72/A76 alike (vendor optimisation guides, FMA rows)."""
@@ -111,7 +112,7 @@ def conflict_free_rows(row_bytes: int, cpu: Cpu) -> int:
     Rows a power of two apart share few sets of the cache: at 2048 bytes an 8-way cache of 32 KiB
     holds 16 lines of them. One way is left to the weights that stream past.
     """
-    sets = cpu.l1d_kib * 1024 // (_CACHE_LINE_BYTES * cpu.l1d_ways)
-    lines_apart = max(1, row_bytes // _CACHE_LINE_BYTES)
+    sets = cpu.l1d_kib * 1024 // (CACHE_LINE_BYTES * cpu.l1d_ways)
+    lines_apart = max(1, row_bytes // CACHE_LINE_BYTES)
     used_sets = sets // math.gcd(lines_apart, sets)
     return used_sets * max(1, cpu.l1d_ways - 1)

@@ -20,11 +20,11 @@ from tvm_mobilenet.schedule.emit import (
     Memory,
     Parameter,
     overlapping_start,
-    split_lanes,
     task_loop,
     write_kernel,
 )
 from tvm_mobilenet.schedule.matmul import MatmulPlan, MatmulWriter, plan_matmul
+from tvm_mobilenet.schedule.register_tile import Panel
 from tvm_mobilenet.schedule.threads import (
     CACHE_BYTES_PER_CYCLE,
     LAUNCH_CYCLES,
@@ -168,15 +168,14 @@ def _write_depthwise_rows(
         bias="bias_depthwise",
         y_stride=plan.scratch_stride,
     )
-    pieces = split_lanes(w.in_channels, plan.depthwise.lanes)
-    full = sum(1 for _, lanes in pieces if lanes == plan.depthwise.lanes)
+    panels = plan.depthwise.panels(w.in_channels)
+    full = [panel for panel in panels if panel.vectors == panels[0].vectors]
 
-    def rows_of(channel: Expr, lanes: int) -> None:
+    def rows_of(panel: Panel, channel: Expr) -> None:
         with T.serial(0, plan.row_block) as r:
-            writer.row(image, first_row + r, scratch, r * w.out_width, channel, lanes)
+            writer.row(image, first_row + r, scratch, r * w.out_width, panel, channel)
 
-    if full:
-        with T.serial(0, full) as vector:
-            rows_of(vector * plan.depthwise.lanes, plan.depthwise.lanes)
-    for offset, lanes in pieces[full:]:
-        rows_of(offset, lanes)
+    with T.serial(0, len(full)) as index:
+        rows_of(full[0], index * full[0].width)
+    for panel in panels[len(full) :]:
+        rows_of(panel, panel.start)
