@@ -12,11 +12,13 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "classify_images": ("tvm_mobilenet.classify", "classify"),
+    "count_instructions": ("tvm_mobilenet.count", "count_instructions"),
     "compile_model": ("tvm_mobilenet.workflow", "compile_model"),
     "connect_device": ("tvm_mobilenet.rpc.board_device", "connect"),
     "diagnose_device": ("tvm_mobilenet.rpc.doctor", "diagnose"),
     "export_onnx": ("tvm_mobilenet.export", "export_onnx"),
     "list_devices": ("tvm_mobilenet.rpc.devices", "list_devices"),
+    "list_boards": ("tvm_mobilenet.boards.registry", "list_boards"),
     "list_models": ("tvm_mobilenet.models.spec", "list_models"),
     "list_targets": ("tvm_mobilenet.targets", "list_targets"),
     "load_target": ("tvm_mobilenet.targets", "load_target"),
@@ -25,6 +27,8 @@ _EXPORTS = {
     "run_model": ("tvm_mobilenet.run", "run"),
     "run_tracker": ("tvm_mobilenet.rpc.tracker", "run_tracker"),
     "serve_board": ("tvm_mobilenet.rpc.serve", "serve_board"),
+    "start_board": ("tvm_mobilenet.boards.emulator", "start_board"),
+    "stop_board": ("tvm_mobilenet.boards.emulator", "stop_board"),
     "train_model": ("tvm_mobilenet.train", "train"),
     "verify_artifact": ("tvm_mobilenet.verify.report", "verify"),
 }

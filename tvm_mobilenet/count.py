@@ -43,8 +43,8 @@ class LayerCount:
     macs: int
     classes: Mapping[str, int]
     floor: float
-    """Multiply-add instructions that the layer cannot do without: its multiply-adds over those
-    that one instruction does."""
+    """Multiply-add instructions that the layer is worth: its multiply-adds, products of padding
+    included, over those that one instruction does."""
 
     @property
     def instructions(self) -> int:
@@ -85,7 +85,7 @@ class InstructionCount:
     repeat: int
     """How many inferences were counted and found the same."""
     floor: float
-    """Multiply-add instructions that the model cannot do without."""
+    """Multiply-add instructions that the model is worth; see `LayerCount`."""
     date: str
     """UTC, ISO 8601."""
     versions: Mapping[str, str]

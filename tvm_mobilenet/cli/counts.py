@@ -22,7 +22,7 @@ def print_counts(found: InstructionCount) -> None:
     total = found.instructions_per_inference
     print_line(
         f"{total} instructions per inference, the same {found.repeat} times; "
-        f"{_ratio(total, found.floor)} for each multiply-add that is needed"
+        f"{_ratio(total, found.floor)} for each multiply-add it is worth"
     )
     print_line("instructions are no time; see docs/emulation.md")
     names = list(found.classes)
@@ -40,7 +40,7 @@ def print_counts(found: InstructionCount) -> None:
     ]
     rows.append(_sum_row("outside", found.outside_layers, {}, names, ""))
     rows.append(_sum_row("total", total, found.classes, names, _ratio(total, found.floor)))
-    columns = ("layer", "family", "kernel", "tensor", "instructions", *names, "per needed")
+    columns = ("layer", "family", "kernel", "tensor", "instructions", *names, "per fma")
     print_table(columns, rows)
 
 
