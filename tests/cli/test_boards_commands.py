@@ -96,7 +96,6 @@ def test_from_tracker_to_measurement(cli, artifact_dir: Path, tmp_path: Path):
 
 
 @pytest.mark.arm
-@pytest.mark.slow
 def test_an_emulated_board_is_there_for_the_call(cli, tiny_onnx: Path, tmp_path: Path, monkeypatch):
     from tvm_mobilenet.boards.registry import list_boards
     from tvm_mobilenet.boards.sysroot import missing_packages
