@@ -105,6 +105,8 @@ def test_a_running_board_is_used_and_left_running():
         assert list_boards() == [board]
         with ensure_board(load_target("rpi3")) as other:
             assert other.target == "rpi3"
+            with ensure_board(load_target("rpi3")) as third:
+                assert third.name == "rpi3-2", "the other is stopped when its user is done"
         assert list_boards() == [board]
     finally:
         stop_board(board)
@@ -135,6 +137,12 @@ def test_stop_ends_a_session_that_computes(own_boards):
         assert not board.folder.exists()
     finally:
         session.close()
+
+
+def test_an_address_that_is_none_starts_nothing(own_boards):
+    with pytest.raises(UsageError, match="tracker 'here'"):
+        start_board(load_target("rpi4"), tracker="here")
+    assert not own_boards.exists()
 
 
 def test_says_why_the_agent_did_not_start(own_boards, monkeypatch):

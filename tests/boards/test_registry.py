@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 
@@ -35,6 +36,8 @@ def record(folder, pid: int | None = None, **changes) -> Board:
         "tracker": None,
         "auth_key_file": None,
         "started": time.time(),
+        "owner_pid": None,
+        "owner_started": None,
         "folder": folder,
     }
     board = Board(**{**values, **changes})
@@ -94,6 +97,26 @@ def test_sweeps_a_board_whose_number_is_another_process_now(own_boards):
     board = record(claim_folder("rpi4"), pid_started=time.time() - 3600)
     assert list_boards(starting=True) == []
     assert not board.folder.exists()
+
+
+def test_sweeps_a_board_whose_owner_was_killed(own_boards):
+    board_process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        began = psutil.Process(board_process.pid).create_time()
+        board = record(
+            claim_folder("rpi4"),
+            pid=board_process.pid,
+            pid_started=began,
+            owner_pid=2**22 - 1,
+            owner_started=began,
+        )
+        assert not board.is_shared
+        assert list_boards(starting=True) == []
+        assert not board.folder.exists()
+        assert board_process.poll() is not None
+    finally:
+        board_process.kill()
+        board_process.wait()
 
 
 def test_keeps_a_folder_that_is_being_made_and_sweeps_one_left_behind(own_boards, monkeypatch):

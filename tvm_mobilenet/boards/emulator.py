@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import subprocess
 import time
@@ -32,7 +33,7 @@ from tvm_mobilenet.boards.sysroot import emulator_command
 from tvm_mobilenet.elf import host_machine
 from tvm_mobilenet.errors import DeviceError, DeviceTimeoutError, UsageError, suggestion
 from tvm_mobilenet.native_build import build_native
-from tvm_mobilenet.rpc.address import LOOPBACK, Address
+from tvm_mobilenet.rpc.address import LOOPBACK, Address, parse_address
 from tvm_mobilenet.rpc.auth import read_key_file
 from tvm_mobilenet.rpc.deadline import Timeouts
 from tvm_mobilenet.rpc.status import agent_status
@@ -55,10 +56,11 @@ def start_board(
     key: str | None = None,
     auth_key_file: Path | None = None,
     session_timeout_s: float = DEFAULT_SESSION_TIMEOUT_S,
+    temporary: bool = False,
 ) -> Board:
     """Start an emulated board and return it, ready to be used.
 
-    It outlives this process; `stop_board` ends it.
+    It outlives this process, unless it is temporary; `stop_board` ends it.
 
     Args:
         target: which board it stands for; its `emulation` names the processor.
@@ -66,12 +68,16 @@ def start_board(
         key: what to register under; the target's name where nothing is said.
         auth_key_file: the key that whoever connects must hold.
         session_timeout_s: the longest that one session may take.
+        temporary: it is this process's alone, and swept away should the process be killed.
 
     Raises:
+        UsageError: the tracker's address is none, or the key file cannot be used.
         SpecError: the target cannot be emulated.
         DeviceError: the emulator is not installed, or the board did not come up.
         ToolchainError: the agent or the instruction counter cannot be built.
     """
+    if tracker:
+        tracker = str(parse_address(tracker, "tracker"))
     command = emulator_command(target)
     counter = instruction_counter()
     auth_key = read_key_file(auth_key_file) if auth_key_file else None
@@ -85,7 +91,7 @@ def start_board(
         command += ["-plugin", f"{_escaped(counter)},dir={_escaped(folder / 'counts')}", str(agent)]
         command += ["--host", LOOPBACK, "--port", "0", "--port-file", str(folder / PORT_FILE)]
         command += ["--workdir", str(folder / "work")]
-        command += ["--session-timeout-s", f"{session_timeout_s:.0f}"]
+        command += ["--session-timeout-s", f"{session_timeout_s:g}"]
         if tracker:
             command += ["--tracker", tracker, "--key", key]
         if auth_key_file:
@@ -102,6 +108,8 @@ def start_board(
             tracker=tracker,
             auth_key_file=str(Path(auth_key_file).resolve()) if auth_key_file else None,
             started=time.time(),
+            owner_pid=os.getpid() if temporary else None,
+            owner_started=psutil.Process().create_time() if temporary else None,
             folder=folder,
         )
         write_board(board)
@@ -150,16 +158,19 @@ def find_board(name: str) -> Board:
 def ensure_board(target: TargetSpec) -> Iterator[Board]:
     """Hand out an emulated board for `target`: one that runs, or one for as long as the block.
 
-    A board that asks for a key is not taken: whoever started it has others in mind.
+    Neither one that asks for a key is taken, nor one that another process has started in this way
+    and will stop.
 
     Raises:
-        SpecError, DeviceError, ToolchainError: as `start_board` does.
+        SpecError: the target cannot be emulated.
+        DeviceError: the emulator is not installed, or the board did not come up.
+        ToolchainError: the agent or the instruction counter cannot be built.
     """
     for running in list_boards():
-        if running.target == target.name and running.auth_key_file is None:
+        if running.target == target.name and running.is_shared:
             yield running
             return
-    board = start_board(target)
+    board = start_board(target, temporary=True)
     try:
         yield board
     finally:

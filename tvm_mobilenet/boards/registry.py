@@ -69,6 +69,9 @@ class Board:
     auth_key_file: str | None
     started: float
     """Seconds since 1970."""
+    owner_pid: int | None
+    """The process that it was started for and ends with; None where it is everybody's."""
+    owner_started: float | None
     folder: Path
 
     @property
@@ -81,18 +84,29 @@ class Board:
         """What the agent and the emulator said."""
         return self.folder / "agent.log"
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether others may use it: it stays until it is stopped, and asks for no key."""
+        return self.owner_pid is None and self.auth_key_file is None
+
     def is_alive(self) -> bool:
-        """Whether its process is still the one that was started."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.pid_started) < 1.0
-            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
+        """Whether its process, and the one that it was started for, are still the same."""
+        if self.owner_pid is not None and not _runs(self.owner_pid, self.owner_started):
             return False
+        return _runs(self.pid, self.pid_started)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         return {**asdict(self), "folder": str(self.folder), "address": self.address}
+
+
+def _runs(pid: int, began: float | None) -> bool:
+    try:
+        process = psutil.Process(pid)
+        same = began is not None and abs(process.create_time() - began) < 1.0
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def boards_folder() -> Path:
@@ -160,7 +174,8 @@ def list_boards(*, starting: bool = False) -> list[Board]:
                     alive.append(board)
             elif folder.is_dir() and (board is not None or _age_s(folder) > _CLAIM_S):
                 if board is not None:
-                    end_session(board.pid, board.pid_started)  # sessions that outlived their agent
+                    # It may run yet, without its owner, or its sessions without it.
+                    end_session(board.pid, board.pid_started)
                 shutil.rmtree(folder)
     return sorted(alive, key=lambda board: board.started)
 
