@@ -6,6 +6,7 @@ An agent is `native` (built for this machine) or `emulated` (the board's, under 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -140,9 +141,12 @@ def bounded(call: Callable[[], _T], limit_s: float = LIMIT_S) -> _T:
     thread.join(limit_s)
     assert results, f"the call hung for {limit_s:.0f} s"
     good, value = results.pop()
-    if not good:
-        raise value
-    return value
+    try:
+        if not good:
+            raise value
+        return value
+    finally:
+        del value  # or the error would keep this frame, and it the session
 
 
 @dataclass
@@ -173,6 +177,7 @@ class Agent:
 
     def works(self) -> float:
         """Have a session compute something; return how many seconds that took from now."""
+        gc.collect()  # sessions that an error's traceback still holds
         begin = time.monotonic()
         assert self.session_with_faults()("answer") == 42
         return time.monotonic() - begin
@@ -315,6 +320,7 @@ class StockTracker:
         import sys
 
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port or 0))
             self.port = probe.getsockname()[1]
         command = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--silent"]
@@ -326,7 +332,6 @@ class StockTracker:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"},
-            start_new_session=True,
         )
         eventually(self.answers, "the tracker")
 
@@ -356,5 +361,10 @@ class StockTracker:
 
     def stop(self) -> None:
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            # What serves is a child of its own, in another process group.
+            family = psutil.Process(self.process.pid).children(recursive=True)
+            for process in family:
+                process.kill()
+            self.process.kill()
+            psutil.wait_procs(family, timeout=30)
         self.process.wait()
