@@ -17,7 +17,7 @@
         ManifestMismatchError
       ParityError                                    exit 3   outputs disagree; holds the statistics
       DeviceError                                    exit 4   the device cannot be used
-        DeviceUnreachableError, DeviceTimeoutError
+        DeviceUnreachableError, DeviceTimeoutError, SessionEndedError
 
 A message has three parts: what was asked, what was found, what to do.
 """
@@ -46,6 +46,7 @@ __all__ = [
     "PassError",
     "PostconditionError",
     "PreconditionError",
+    "SessionEndedError",
     "SpecError",
     "ToolchainError",
     "TrainError",
@@ -198,6 +199,10 @@ class DeviceUnreachableError(DeviceError):
 
 class DeviceTimeoutError(DeviceError):
     """The device did not answer in time."""
+
+
+class SessionEndedError(DeviceError):
+    """The device ended what it was doing for us, and said why: a crash, or a limit."""
 
 
 @contextmanager

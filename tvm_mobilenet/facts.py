@@ -49,6 +49,8 @@ class CpuFacts:
     governor: str | None = None
     capacity: int | None = None
     """The kernel's figure for its speed, 1024 for the fastest; None where all are alike."""
+    core: str | None = None
+    """Its kind, `Cortex-A76`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class BoardFacts:
     """What a board's agent says of the board; None, or empty, where it does not know."""
 
     cpu: str = "unknown"
+    board: str | None = None
+    """The board's model, by its device tree."""
     machine: str | None = None
     """`aarch64`, ..."""
     features: tuple[str, ...] = ()
@@ -90,6 +94,7 @@ class BoardFacts:
         words = features.split() if isinstance(features, str) else several(features)
         return cls(
             cpu=text(content.get("cpu")) or "unknown",
+            board=text(content.get("board")),
             machine=text(content.get("machine")),
             features=tuple(str(word) for word in words),
             cores=whole(content.get("cores")),
@@ -100,6 +105,7 @@ class BoardFacts:
                     cur_mhz=number(one.get("cur_mhz")),
                     governor=text(one.get("governor")),
                     capacity=whole(one.get("capacity")),
+                    core=text(one.get("core")),
                 )
                 for one in several(content.get("cpus"))
                 if isinstance(one, Mapping)

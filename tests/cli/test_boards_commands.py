@@ -95,6 +95,32 @@ def test_from_tracker_to_measurement(cli, artifact_dir: Path, tmp_path: Path):
     assert codes == [143, 0]
 
 
+@pytest.mark.arm
+@pytest.mark.slow
+def test_an_emulated_board_is_there_for_the_call(cli, tiny_onnx: Path, tmp_path: Path, monkeypatch):
+    from tvm_mobilenet.boards.registry import list_boards
+    from tvm_mobilenet.boards.sysroot import missing_packages
+
+    missing = missing_packages()
+    if missing:
+        pytest.skip(f"not installed here: {', '.join(missing)}; see `make emulator`")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    out = tmp_path / "pi"
+    assert cli("compile", tiny_onnx, "--target", "rpi4", "-o", out).code == 0
+    words = ("--emulated", "--threads", "1")
+    verified = cli("verify", out, *words, "--inputs", "2", "--drift")
+    assert verified.code == 0, verified.err
+    assert "beyond a relative L2 of 1e-04: none" in verified.out
+    measured = cli("measure", out, *words, "--repeat", "3", "--warmup", "1", "--json")
+    assert measured.code == 0, measured.err
+    assert measured.json["board"]["before"]["emulated"] is True
+    assert "the board is emulated" in measured.json["warnings"][0]
+    counted = cli("measure", out, *words, "--count-instructions", "--json")
+    assert counted.code == 0, counted.err
+    assert counted.json["instructions_per_inference"] > 10_000
+    assert list_boards(starting=True) == []
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

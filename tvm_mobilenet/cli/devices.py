@@ -56,7 +56,9 @@ def _row(device: DeviceEntry) -> tuple[object, ...]:
         device.state,
         _ago(board.since) if board.since else "",
         device.holder,
-        f"{facts.cpu}{' (emulated)' if facts.emulated else ''}" if facts else "stock server",
+        f"{facts.board or facts.cpu}{' (emulated)' if facts.emulated else ''}"
+        if facts
+        else "stock server",
         facts.cores if facts else None,
         f"{clock:.0f} MHz" if clock else "",
         f"{heat:.0f} C" if heat is not None else "",

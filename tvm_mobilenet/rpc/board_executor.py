@@ -18,6 +18,7 @@ from tvm_mobilenet.errors import (
     DeviceError,
     DeviceTimeoutError,
     DeviceUnreachableError,
+    SessionEndedError,
     SpecError,
 )
 from tvm_mobilenet.facts import BoardFacts
@@ -247,11 +248,9 @@ class BoardExecutor:
         begin = time.perf_counter()
         try:
             self._vm = self.session.call("load", self._load_there)
-        except (DeviceTimeoutError, DeviceUnreachableError):
+        except (DeviceTimeoutError, DeviceUnreachableError, SessionEndedError):
             raise
         except DeviceError as err:
-            if "session ended" in str(err) or "ended the session" in str(err):
-                raise
             raise ArtifactError(
                 f"artifact {self.artifact.path}: its library cannot be loaded by {err}; compile it "
                 "for this board (--target), and see that TVM is the same there"

@@ -220,7 +220,8 @@ class _Doctor:
         facts = self._facts
         cores = f", {facts.cores} cores" if facts.cores else ""
         emulated = ", emulated" if facts.emulated else ""
-        return Check("agent", "ok", f"{facts.cpu}, {facts.machine}{cores}{emulated}")
+        model = f"{facts.board}: " if facts.board else ""
+        return Check("agent", "ok", f"{model}{facts.cpu}, {facts.machine}{cores}{emulated}")
 
     def _versions(self) -> Check:
         import tvm

@@ -17,6 +17,7 @@ from tvm_mobilenet.errors import (
     DeviceError,
     DeviceTimeoutError,
     DeviceUnreachableError,
+    SessionEndedError,
     TvmMobilenetError,
 )
 from tvm_mobilenet.rpc.address import Address
@@ -97,7 +98,8 @@ class BoardSession:
         Raises:
             DeviceTimeoutError: no answer in time, or the link is dead.
             DeviceUnreachableError: the board hung up and gave no reason.
-            DeviceError: the board ended the session, and said why; or the call failed there.
+            SessionEndedError: the board ended the session, and said why.
+            DeviceError: the call failed there.
         """
         seconds = self.timeouts.step_s
         if self._relay.failure is not None:
@@ -151,7 +153,7 @@ class BoardSession:
         if ended:
             return self._ended(step, " ".join(ended[1].split()))
         if "RPCSessionTimeoutError" in message:
-            return self._ended(step, f"session ended by its time limit ({_last_line(message)})")
+            return self._ended(step, f"by its time limit ({_last_line(message)})")
         failure = self._relay.failure
         if failure is None and _FROM_BOARD not in message:
             failure = self._relay.await_failure(_SAY_S)
@@ -159,8 +161,9 @@ class BoardSession:
             return self._lost(step, failure, message)
         return DeviceError(f"the board answers: {_last_line(message)}", device=self.name, step=step)
 
-    def _ended(self, step: str, reason: str) -> DeviceError:
-        return DeviceError(
+    def _ended(self, step: str, reason: str) -> SessionEndedError:
+        reason = reason.removeprefix("session ended ").removeprefix("session ended: ")
+        return SessionEndedError(
             f"the board ended the session: {reason}; it is free again, and its log says more",
             device=self.name,
             step=step,
