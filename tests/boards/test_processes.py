@@ -34,6 +34,7 @@ def start():
             [sys.executable, "-c", source], stdout=subprocess.PIPE, start_new_session=True
         )
         started.append(process)
+        assert process.stdout is not None
         child = psutil.Process(int(process.stdout.readline()))
         return process, child
 
@@ -41,6 +42,7 @@ def start():
     for process in started:
         process.kill()
         process.wait()
+        assert process.stdout is not None
         process.stdout.close()
 
 

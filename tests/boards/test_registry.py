@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import psutil
 
@@ -75,7 +76,7 @@ def test_two_of_a_target_have_names_of_their_own(own_boards):
 
 
 def test_claims_at_the_same_time_do_not_meet(own_boards):
-    found = []
+    found: list[Path] = []
     threads = [
         threading.Thread(target=lambda: found.extend(claim_folder("rpi4") for _ in range(10)))
         for _ in range(4)

@@ -75,6 +75,7 @@ def test_every_shipped_aarch64_target_names_a_known_processor(installed):
         target = load_target(name)
         if target.link.triple.startswith("aarch64"):
             command = emulator_command(target)
+            assert target.emulation is not None
             assert command[:3] == ["qemu-aarch64", "-cpu", target.emulation.qemu_cpu]
 
 

@@ -8,6 +8,7 @@ What runs is exact, how long it takes says nothing.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -178,12 +179,18 @@ def ensure_board(target: TargetSpec) -> Iterator[Board]:
 
 
 def instruction_counter() -> Path:
-    """Return the emulator's plugin, built for this machine the first time."""
-    source = shipped_folder("native") / "insn_counter"
-    newest = max(path.stat().st_mtime for path in source.iterdir())
-    output = cache_folder() / f"insn_counter-{host_machine()}.so"
-    if not output.exists() or output.stat().st_mtime < newest:
-        build_native([source / "insn_counter.c"], output, load_target(HOST), kind="shared")
+    """Return the emulator's plugin, built for this machine the first time.
+
+    Raises:
+        ToolchainError: it cannot be built.
+        OutputError: the cache folder cannot be written.
+    """
+    sources = sorted((shipped_folder("native") / "insn_counter").glob("*.[ch]"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    output = cache_folder() / "insn_counter" / f"{host_machine()}-{digest}.so"
+    if not output.exists():
+        programs = [path for path in sources if path.suffix == ".c"]
+        build_native(programs, output, load_target(HOST), kind="shared")
     return output
 
 
