@@ -134,7 +134,9 @@ def test_depthwise_equals_onnx_runtime(
     x, w = normal(rng, batch, channels, size, size), normal(rng, channels, 1, kernel, kernel)
     bias = normal(rng, channels)
     expected = conv_reference(x, w, bias, workload)
-    found = run(write_depthwise(workload, plan), [nhwc(x), pack_depthwise(w, plan), bias], expected.shape)
+    found = run(
+        write_depthwise(workload, plan), [nhwc(x), pack_depthwise(w, plan), bias], expected.shape
+    )
     assert_close(found, expected)
 
 
@@ -229,7 +231,13 @@ def test_separable_equals_its_two_halves(
     shape = (batch, first.out_height, first.out_width, columns)
     found = run(
         write_separable(workload, plan, y_shape=shape),
-        [nhwc(x), pack_depthwise(w, plan.depthwise), bias, pack_matmul(matrix, plan.pointwise), bias2],
+        [
+            nhwc(x),
+            pack_depthwise(w, plan.depthwise),
+            bias,
+            pack_matmul(matrix, plan.pointwise),
+            bias2,
+        ],
         shape,
     )
     assert_close(found, np.clip(between @ matrix + bias2, 0, 6).reshape(shape))
