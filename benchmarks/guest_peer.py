@@ -58,7 +58,7 @@ def mnn_engine(models: list[str], x: np.ndarray, names: list[str]) -> Callable[[
 
     def infer() -> np.ndarray:
         interpreter.runSession(session)
-        return output  # type: ignore[no-any-return]
+        return output
 
     return infer
 

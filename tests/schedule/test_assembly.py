@@ -6,10 +6,11 @@ import re
 
 import pytest
 
-from tvm_mobilenet._tvm import IRModule, tvm
+from tvm_mobilenet._tvm import IRModule, PrimFunc, tvm
+from tvm_mobilenet.schedule.depthwise import plan_depthwise, write_depthwise
 from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.schedule.matmul import plan_matmul, write_matmul
-from tvm_mobilenet.schedule.workload import Epilogue, MatmulWorkload
+from tvm_mobilenet.schedule.workload import ConvWorkload, Epilogue, MatmulWorkload
 from tvm_mobilenet.targets import load_target
 
 RELU6 = Epilogue(bias=True, low=0.0, high=6.0)
@@ -21,7 +22,11 @@ def assembly(target_name: str, shape: tuple[int, int, int]) -> str:
     target = load_target(target_name)
     rows, depth, columns = shape
     workload = MatmulWorkload(rows=rows, depth=depth, columns=columns, epilogue=RELU6)
-    function = write_matmul(workload, plan_matmul(workload, target.cpu))
+    return compiled(write_matmul(workload, plan_matmul(workload, target.cpu)), target_name)
+
+
+def compiled(function: PrimFunc, target_name: str) -> str:
+    target = load_target(target_name)
     with lowering():
         library = tvm.compile(IRModule({"main": function}), target=target.tvm_target())
     return str(library.mod.inspect_source("asm"))
@@ -33,7 +38,7 @@ def innermost_loops(text: str) -> list[list[str]]:
     labels: dict[str, int] = {}
     loops = []
     for number, line in enumerate(lines):
-        label = re.match(r"\s*(\.L\w+):", line)
+        label = re.match(r"\s*(\.LBB\w+):", line)
         if label:
             labels[label.group(1)] = number
             continue
@@ -42,7 +47,7 @@ def innermost_loops(text: str) -> list[list[str]]:
             continue
         start = labels[branch.group(1)]
         body = lines[start + 1 : number + 1]
-        if any(re.match(r"\s*\.L\w+:", inner) for inner in body):
+        if any(re.match(r"\s*\.LBB\w+:", inner) for inner in body):
             continue
         loops.append([inner.strip() for inner in body if re.match(r"\s+[a-z]", inner)])
     return loops
@@ -59,9 +64,44 @@ def busiest(loops: list[list[str]], instruction: str) -> tuple[int, int]:
 def test_pointwise_on_neon_needs_few_instructions_for_each_multiply_add(
     target: str, shape: tuple[int, int, int]
 ) -> None:
-    multiply_adds, instructions = busiest(innermost_loops(assembly(target, shape)), "fmla")
-    assert multiply_adds >= 48
-    assert instructions / multiply_adds <= 1.3
+    loops = innermost_loops(assembly(target, shape))
+    multiply_adds, instructions = busiest(loops, "fmla")
+    assert multiply_adds >= 192
+    assert instructions / multiply_adds <= 1.13
+    (loop,) = [x for x in loops if sum(i.startswith("fmla") for i in x) == multiply_adds][:1]
+    assert not [i for i in loop if "[sp" in i]
+    assert not [i for i in loop if i.startswith("st")]
+
+
+@pytest.mark.parametrize("target", ["rpi3", "rpi4", "rpi5"])
+def test_depthwise_on_neon_loads_an_input_once_for_several_rows(target: str) -> None:
+    spec = load_target(target)
+    workload = ConvWorkload(
+        batch=1,
+        height=14,
+        width=14,
+        in_channels=512,
+        out_channels=512,
+        kernel=(3, 3),
+        padding=(1, 1, 1, 1),
+        groups=512,
+        epilogue=RELU6,
+    )
+    plan = plan_depthwise(workload, spec.cpu)
+    assert plan.row_tile >= 2
+    loops = innermost_loops(compiled(write_depthwise(workload, plan), target))
+    multiply_adds, instructions = busiest(loops, "fmla")
+    outputs = plan.row_tile * plan.column_tile
+    # The tile at a border: one column of taps is left out.
+    assert multiply_adds == 9 * outputs - 3 * plan.row_tile
+    assert instructions / outputs <= 17.5
+
+
+def test_registers_are_neither_heap_memory_nor_written_back() -> None:
+    text = assembly("rpi4", POINTWISE[2])
+    kernels = text[text.index("main_compute_") :]
+    # One piece of scratch memory for the packed rows, and nothing else.
+    assert len(re.findall(r"\badrp\s+x\d+, :got:__TVMBackendAllocWorkspace", kernels)) == 1
 
 
 def test_pointwise_on_neon_multiplies_by_lane() -> None:

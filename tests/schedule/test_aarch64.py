@@ -1,0 +1,263 @@
+"""Kernels for AArch64 as LLVM compiles them, run under the emulator against plain arithmetic.
+
+`test_kernels.py` runs the same plans on this machine; here it is the processor's own code. Each
+kernel is linked statically with a small runner, so that nothing but the emulator is needed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm_ffi.libinfo
+
+from tvm_mobilenet._tvm import IRModule, tvm
+from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
+from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
+from tvm_mobilenet.schedule.emit import lowering
+from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
+from tvm_mobilenet.schedule.separable import plan_separable, write_separable
+from tvm_mobilenet.schedule.workload import (
+    ConvWorkload,
+    Epilogue,
+    MatmulWorkload,
+    SeparableWorkload,
+)
+from tvm_mobilenet.targets import load_target
+
+pytestmark = [
+    pytest.mark.arm,
+    pytest.mark.skipif(
+        shutil.which("qemu-aarch64") is None,
+        reason="qemu-aarch64 is not installed (Debian: qemu-user)",
+    ),
+    pytest.mark.skipif(
+        importlib.util.find_spec("ziglang") is None, reason="ziglang is not installed"
+    ),
+]
+
+RELU6 = Epilogue(bias=True, low=0.0, high=6.0)
+# As in test_kernels.py: sums of a few hundred products of unit-normal numbers in another order.
+TOLERANCE = 2e-4
+Run = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def runner_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runner") / "kernel_runner.o"
+    source = Path(__file__).with_name("kernel_runner.c")
+    includes = [tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()]
+    zig([*(f"-I{folder}" for folder in includes), "-c", str(source), "-o", str(output)])
+    return output
+
+
+def zig(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-O1"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def run(runner_object: Path, tmp_path: Path) -> Run:
+    def run_kernel(
+        function: Any,
+        arguments: list[np.ndarray],
+        shape: tuple[int, ...],
+        target: str = "rpi4",
+        threads: int = 1,
+    ) -> np.ndarray:
+        spec = load_target(target)
+        with lowering():
+            library = tvm.compile(IRModule({"main": function}), target=spec.tvm_target())
+
+        def keep(_output: str, files: list[str], **_options: Any) -> None:
+            shutil.copy(files[0], tmp_path / "kernel.o")
+            Path(_output).touch()
+
+        library.mod.export_library(str(tmp_path / "library.so"), fcompile=keep)
+        program = tmp_path / "program"
+        zig(["-static", str(runner_object), str(tmp_path / "kernel.o"), "-o", str(program)])
+        arrays = [*arguments, np.full(shape, np.nan, "float32")]
+        with (tmp_path / "arguments").open("wb") as file:
+            file.write(np.int64(len(arrays)).tobytes())
+            for array in arrays:
+                file.write(np.array([array.ndim, *array.shape], np.int64).tobytes())
+                file.write(np.ascontiguousarray(array, np.float32).tobytes())
+        assert spec.emulation is not None
+        command = ["qemu-aarch64", "-cpu", spec.emulation.qemu_cpu, str(program)]
+        command += [str(tmp_path / name) for name in ("arguments", "result")]
+        done = subprocess.run(
+            [*command, str(threads)], capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return np.fromfile(tmp_path / "result", np.float32).reshape(shape)
+
+    return run_kernel
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, dtype="float32")
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=1e-5)
+
+
+def windows(x: np.ndarray, w: ConvWorkload) -> dict[tuple[int, int], np.ndarray]:
+    """Return what each tap of a convolution of NHWC `x` reads, (N, OH, OW, C)."""
+    top, left, bottom, right = w.padding
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    height = (w.out_height - 1) * w.stride[0] + 1
+    width = (w.out_width - 1) * w.stride[1] + 1
+    taps = {}
+    for ky in range(w.kernel[0]):
+        for kx in range(w.kernel[1]):
+            y0, x0 = ky * w.dilation[0], kx * w.dilation[1]
+            part = padded[:, y0 : y0 + height : w.stride[0], x0 : x0 + width : w.stride[1]]
+            taps[ky, kx] = part
+    return taps
+
+
+def depthwise(
+    height: int, width: int, channels: int, stride: int, batch: int = 1, kernel: int = 3
+) -> ConvWorkload:
+    return ConvWorkload(
+        batch=batch,
+        height=height,
+        width=width,
+        in_channels=channels,
+        out_channels=channels,
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=(kernel // 2,) * 4,
+        groups=channels,
+        epilogue=RELU6,
+    )
+
+
+def depthwise_reference(
+    x: np.ndarray, w: np.ndarray, bias: np.ndarray, workload: ConvWorkload
+) -> np.ndarray:
+    total = sum(part * w[:, 0, ky, kx] for (ky, kx), part in windows(x, workload).items())
+    return np.clip(total + bias, 0, 6)
+
+
+@pytest.mark.parametrize("target", ["rpi4", "rpi3"])
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns"),
+    # A tile that does not divide the rows, a panel that does not divide the columns, a depth of
+    # few steps, one that is not packed, a vector.
+    [(49, 64, 40), (13, 24, 37), (16, 8, 16), (9, 13, 24), (1, 40, 1000)],
+)
+def test_matmul(
+    run: Run, rng: np.random.Generator, target: str, rows: int, depth: int, columns: int
+) -> None:
+    workload = MatmulWorkload(rows=rows, depth=depth, columns=columns, epilogue=RELU6)
+    plan = plan_matmul(workload, load_target(target).cpu)
+    x, w, bias = normal(rng, rows, depth), normal(rng, depth, columns), normal(rng, columns)
+    inputs = [x, pack_matmul(w, plan), bias]
+    found = run(write_matmul(workload, plan), inputs, (rows, columns), target)
+    assert_close(found, np.clip(x @ w + bias, 0, 6))
+
+
+def test_matmul_cut_among_threads_with_a_residual(run: Run, rng: np.random.Generator) -> None:
+    epilogue = Epilogue(bias=True, residual=True, low=0.0)
+    workload = MatmulWorkload(rows=196, depth=96, columns=104, epilogue=epilogue)
+    plan = plan_matmul(workload, load_target("rpi4").cpu)
+    assert plan.is_parallel
+    assert plan.packs_rows
+    x, w, bias = normal(rng, 196, 96), normal(rng, 96, 104), normal(rng, 104)
+    residual = normal(rng, 196, 104)
+    inputs = [x, pack_matmul(w, plan), bias, residual]
+    found = run(write_matmul(workload, plan), inputs, (196, 104), threads=3)
+    assert_close(found, np.maximum(x @ w + bias + residual, 0))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "stride", "batch", "kernel"),
+    [(14, 14, 16, 1, 1, 3), (9, 13, 8, 2, 2, 3), (3, 5, 12, 1, 1, 3), (11, 11, 8, 2, 1, 5)],
+)
+def test_depthwise(
+    run: Run,
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    channels: int,
+    stride: int,
+    batch: int,
+    kernel: int,
+) -> None:
+    workload = depthwise(height, width, channels, stride, batch, kernel)
+    plan = plan_depthwise(workload, load_target("rpi4").cpu)
+    assert plan.row_tile
+    x, bias = normal(rng, batch, height, width, channels), normal(rng, channels)
+    w = normal(rng, channels, 1, kernel, kernel)
+    expected = depthwise_reference(x, w, bias, workload)
+    found = run(write_depthwise(workload, plan), [x, pack_depthwise(w, plan), bias], expected.shape)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"height": 9, "width": 21, "batch": 2, "padding": (0, 0, 1, 1)}], ids=str
+)
+def test_stem(run: Run, rng: np.random.Generator, change: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {
+        "batch": 1,
+        "height": 32,
+        "width": 32,
+        "in_channels": 3,
+        "out_channels": 24,
+        "kernel": (3, 3),
+        "stride": (2, 2),
+        "padding": (1, 1, 1, 1),
+    }
+    workload = ConvWorkload(**(fields | change), input_layout="NCHW", epilogue=RELU6)
+    plan = plan_conv(workload, load_target("rpi4").cpu)
+    assert plan.by_lane
+    x = normal(rng, workload.batch, workload.height, workload.width, 3)
+    w, bias = normal(rng, 24, 3, 3, 3), normal(rng, 24)
+    total = sum(part @ w[:, :, ky, kx].T for (ky, kx), part in windows(x, workload).items())
+    expected = np.clip(total + bias, 0, 6)
+    inputs = [x.transpose(0, 3, 1, 2), pack_conv(w, plan), bias]
+    assert_close(run(write_conv(workload, plan), inputs, expected.shape), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "batch"),
+    # A width of whole groups of four pixels is packed as it is computed, others in a second pass.
+    [(28, 1, 1), (32, 2, 2), (15, 1, 1), (27, 2, 1)],
+)
+def test_separable(run: Run, rng: np.random.Generator, size: int, stride: int, batch: int) -> None:
+    first = depthwise(size, size, 16, stride, batch)
+    pixels = batch * first.out_height * first.out_width
+    second = MatmulWorkload(rows=pixels, depth=16, columns=40, epilogue=RELU6)
+    workload = SeparableWorkload(depthwise=first, pointwise=second)
+    plan = plan_separable(workload, load_target("rpi4").cpu.model_copy(update={"cores": 1}))
+    assert plan is not None
+    assert plan.pointwise.packs_rows
+    x, w = normal(rng, batch, size, size, 16), normal(rng, 16, 1, 3, 3)
+    bias, matrix, bias2 = normal(rng, 16), normal(rng, 16, 40), normal(rng, 40)
+    between = depthwise_reference(x, w, bias, first)
+    shape = (batch, first.out_height, first.out_width, 40)
+    inputs = [
+        x,
+        pack_depthwise(w, plan.depthwise),
+        bias,
+        pack_matmul(matrix, plan.pointwise),
+        bias2,
+    ]
+    found = run(write_separable(workload, plan, y_shape=shape), inputs, shape)
+    assert_close(found, np.clip(between @ matrix + bias2, 0, 6))
