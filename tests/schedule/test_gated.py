@@ -67,7 +67,9 @@ def test_hard_swish_after_a_depthwise_convolution(cpu: Cpu, rng: np.random.Gener
             expected += padded[:, :, ky : ky + 5, kx : kx + 5] * w[None, :, 0, ky, kx, None, None]
     workload = ConvWorkload(**({**vars(workload), "epilogue": SWISH}))
     plan = plan_depthwise(workload, cpu)
-    found = run(write_depthwise(workload, plan), [nhwc(x), pack_depthwise(w), bias], (1, 5, 5, 24))
+    found = run(
+        write_depthwise(workload, plan), [nhwc(x), pack_depthwise(w, plan), bias], (1, 5, 5, 24)
+    )
     assert_close(found, hard_swish(nhwc(expected) + bias))
 
 
