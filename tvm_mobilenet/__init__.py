@@ -21,6 +21,7 @@ _EXPORTS = {
     "open_artifact": ("tvm_mobilenet.artifact", "open_artifact"),
     "run_model": ("tvm_mobilenet.run", "run"),
     "train_model": ("tvm_mobilenet.train", "train"),
+    "tune_model": ("tvm_mobilenet.tune", "tune_model"),
     "verify_artifact": ("tvm_mobilenet.verify.report", "verify"),
 }
 """Name here, and where it comes from. A name that is also a module's cannot be used: importing the

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvm_mobilenet.cli.console import print_line, show_progress
-from tvm_mobilenet.cli.options import NoLogs, Target, Weights
+from tvm_mobilenet.cli.options import Logs, NoLogs, Target, Weights
 from tvm_mobilenet.cli.targets import load_shown
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def compile_(
     weights: Weights = None,
     target: Target = "host",
     no_logs: NoLogs = False,
+    logs: Logs = None,
     no_onnx: Annotated[
         bool, typer.Option("--no-onnx", help="Leave the ONNX file out of DIR; no `verify` then.")
     ] = False,
@@ -57,6 +58,7 @@ def compile_(
             target=load_shown(target, progress),
             keep_onnx=not no_onnx,
             use_logs=not no_logs,
+            logs=logs,
             compiler=cc,
             progress=progress,
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ArtifactDir", "AsJson", "Model", "NoLogs", "Target", "Threads", "Weights"]
+__all__ = ["ArtifactDir", "AsJson", "Logs", "Model", "NoLogs", "Target", "Threads", "Weights"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -55,4 +55,14 @@ Threads = Annotated[
 
 NoLogs = Annotated[
     bool, typer.Option("--no-logs", help="Use computed schedules alone, no recorded ones.")
+]
+
+Logs = Annotated[
+    Path | None,
+    typer.Option(
+        "--logs",
+        metavar="DIR",
+        help="Folder of tuning logs; by default your own, under XDG_DATA_HOME.",
+        show_default=False,
+    ),
 ]

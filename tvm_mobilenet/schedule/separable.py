@@ -35,7 +35,7 @@ from tvm_mobilenet.schedule.workload import SeparableWorkload
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["SeparablePlan", "plan_separable", "write_separable"]
+__all__ = ["ApartPlan", "SeparablePlan", "plan_separable", "write_separable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,14 @@ class SeparablePlan:
     depthwise: DepthwisePlan
     pointwise: MatmulPlan
     """Its `outer` loop is the outer one inside a task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApartPlan:
+    """The other choice: the pair as two kernels, with what lies between in a tensor."""
+
+    depthwise: DepthwisePlan
+    pointwise: MatmulPlan
 
 
 def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | None:

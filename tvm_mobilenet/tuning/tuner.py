@@ -1,0 +1,513 @@
+"""The search itself: rounds of candidates, contests between the best, records of everything.
+
+While one round is measured, the next one, of another task where there is one, is being built. A
+round ends with its records on the disk, so that whatever ends the search loses one round at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import tvm_mobilenet
+from tvm_mobilenet.protocols import Progress
+from tvm_mobilenet.tuning.local import Figures, Measurer
+from tvm_mobilenet.tuning.recorded import best_first, tvm_version, unfit
+from tvm_mobilenet.tuning.records import (
+    WRITER_VERSION,
+    AnyRecord,
+    Conditions,
+    LineError,
+    SessionRecord,
+    TrialRecord,
+    canonical,
+    layout_of,
+    plan_from,
+    plan_to_json,
+    workload_to_json,
+)
+from tvm_mobilenet.tuning.report import TuningReport, overall, task_report
+from tvm_mobilenet.tuning.search import CostModel, plan_key, propose
+from tvm_mobilenet.tuning.space import Space, plan_fault
+from tvm_mobilenet.tuning.state import Candidate, TaskState
+from tvm_mobilenet.tuning.statistics import Ratio, wins
+from tvm_mobilenet.tuning.store import Reading, Store
+from tvm_mobilenet.tuning.tasks import Task, floor_ms
+from tvm_mobilenet.tuning.workers import BuildPool, CandidateError
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.targets import TargetSpec
+
+__all__ = ["Budget", "Tuner"]
+
+logger = logging.getLogger(__name__)
+
+ROUND = 8
+"""Candidates of one round."""
+_FINALISTS = 2
+_FINALIST = 1.05
+"""A candidate so close to the incumbent may be better, by what a single measurement says."""
+_CONTEST_ROUNDS = 21
+_ONE_THREAD_ROUNDS = 11
+_ONE_THREAD_LOSS = 1.02
+"""What is won with several threads may cost so much with one; more is refused."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend in all, earlier runs of the same search included. One is None."""
+
+    trials: int | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class _Round:
+    state: TaskState
+    candidates: list[Candidate]
+    builds: list[Future[dict[str, Any]]]
+
+
+class Tuner:
+    """One search.
+
+    Args:
+        model: name of the model, for people.
+        tasks: what to tune.
+        target: what for.
+        store: where records go.
+        reading: what is recorded already, there and elsewhere.
+        measurer: what to measure on.
+        builders: what builds.
+        budget: when to stop.
+        progress: told of every candidate.
+        seed: of every choice left to chance.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        tasks: Sequence[Task],
+        target: TargetSpec,
+        store: Store,
+        reading: Reading,
+        measurer: Measurer,
+        builders: BuildPool,
+        budget: Budget,
+        progress: Progress,
+        seed: int = 0,
+    ) -> None:
+        self._model_name = model
+        self._target = target
+        self._store = store
+        self._measurer = measurer
+        self._builders = builders
+        self._budget = budget
+        self._progress = progress
+        self._rng = random.Random(seed)
+        self._costs = CostModel(target.cpu)
+        is_split_free = measurer.threads >= target.cpu.cores
+        self.states = [TaskState(t, Space(t.workload, target.cpu, is_split_free)) for t in tasks]
+        self._pending: list[AnyRecord] = []
+        self._began = self._last_write = time.monotonic()
+        self._trials = self._unwritten_trials = 0
+        self._session = self._session_key()
+        self._reading = reading
+        mine = [s for s in reading.sessions if s.session == self._session]
+        self.spent_trials = sum(s.trials for s in mine)
+        self.spent_seconds = sum(s.seconds for s in mine)
+
+    def run(self) -> TuningReport:
+        """Search until the budget is spent or nothing more is to be had.
+
+        Raises:
+            OutputError: the log cannot be written.
+            TuningError: nothing can be built or measured at all.
+        """
+        self._began = self._last_write = time.monotonic()
+        seconds = self._budget.seconds
+        self._progress.start(
+            f"tuning {self._model_name}", seconds if seconds is not None else self._budget.trials
+        )
+        self._progress.advance(
+            self.spent_trials if seconds is None else self.spent_seconds, "measuring computed plans"
+        )
+        self._last_shown = time.monotonic()
+        try:
+            if self._has_budget():
+                self._measure_starts()
+                self._search()
+                self._confirm_starts()
+        finally:
+            # Also of a round that Ctrl-C cuts short.
+            self._write()
+        report = self.report()
+        self._progress.done(
+            f"{self._trials} candidates, {report.candidates_per_s:.1f}/s; kernels take "
+            f"{100 * overall(self.states):.1f} % of what they did untuned"
+        )
+        return report
+
+    def report(self, *, is_dry_run: bool = False) -> TuningReport:
+        """Sum up the search."""
+        return TuningReport(
+            model=self._model_name,
+            target=self._target.name,
+            threads=self._measurer.threads,
+            unit="ms" if self._measurer.facts["cost"] == "latency" else "Minstr",
+            log=str(self._store.path(self._target.name)),
+            tasks=tuple(task_report(state) for state in self.states),
+            trials=self._trials,
+            seconds=0.0 if is_dry_run else time.monotonic() - self._began,
+            spent_before={"trials": self.spent_trials, "seconds": self.spent_seconds},
+            is_dry_run=is_dry_run,
+        )
+
+    # -- what is known before -----------------------------------------------------------------
+
+    def _session_key(self) -> str:
+        content = [
+            self._target.fingerprint(),
+            sorted(state.task.key for state in self.states),
+            self._measurer.threads,
+            self._measurer.cache,
+            self._measurer.facts["cost"],
+            self._measurer.facts["is_emulated"],
+        ]
+        return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
+
+    def _measure_starts(self) -> None:
+        """Measure the computed plans, and the best recorded ones where there are any."""
+        by_key: dict[str, list[TrialRecord]] = {}
+        for record in self._reading.trials:
+            if unfit(record, self._target) is None and self._is_comparable(record):
+                by_key.setdefault(f"{record.family} {canonical(record.workload)}", []).append(
+                    record
+                )
+        rounds = []
+        for state in self.states:
+            best = self._recorded_plan(state, by_key.get(state.task.key, []))
+            candidates = [state.start]
+            if best is not None and plan_key(best[0]) != state.start.key:
+                candidates.append(Candidate(best[0]))
+                state.ratio = best[1]
+            state.is_confirmed = best is not None
+            rounds.append(self._submit(state, candidates))
+        peak = self._measurer.peak_gflops()
+        for round_ in rounds:
+            state = round_.state
+            state.floor = floor_ms(
+                state.task.workload, self._target.cpu, peak, self._measurer.threads
+            )
+            if not self._has_budget():
+                state.fault = "the budget ended before it was measured"
+                continue
+            self._measure(round_)
+            if state.start.figures is None:
+                state.fault = f"its computed plan cannot be measured: {state.start.note}"
+                logger.warning("%s: %s", state.task.name, state.fault)
+                continue
+            if len(round_.candidates) > 1 and round_.candidates[1].figures is not None:
+                state.incumbent = round_.candidates[1]
+            else:
+                state.ratio = 1.0
+            self._learn(state, by_key.get(state.task.key, []))
+        self._write()
+
+    def _is_comparable(self, record: TrialRecord) -> bool:
+        how, facts = record.conditions, self._measurer.facts
+        return (how.threads, how.cache, how.cost, how.is_emulated) == (
+            self._measurer.threads,
+            self._measurer.cache,
+            facts["cost"],
+            facts["is_emulated"],
+        )
+
+    def _recorded_plan(
+        self, state: TaskState, records: list[TrialRecord]
+    ) -> tuple[Any, float] | None:
+        for record in best_first(records, self._target.cpu.cores):
+            try:
+                plan = plan_from(record.plan)
+            except LineError:
+                continue
+            if plan_fault(state.task.workload, plan, self._target.cpu) is None:
+                return plan, record.ratio or 1.0
+        return None
+
+    def _learn(self, state: TaskState, records: list[TrialRecord]) -> None:
+        """Take in what earlier searches measured, each against its own computed plan."""
+        starts = [
+            r.cost
+            for r in records
+            if r.cost and r.verdict == "measured" and canonical(r.plan) == state.start.key
+        ]
+        for record in records:
+            key = canonical(record.plan)
+            if record.verdict == "rejected":
+                state.known.add(key)
+            elif record.cost and starts and key not in state.known:
+                try:
+                    plan = plan_from(record.plan)
+                except LineError:
+                    continue
+                state.known.add(key)
+                ratio = record.cost / median(starts)
+                self._costs.add(state.task.workload, plan, ratio)
+                cost = ratio * state.start.cost
+                state.measured.setdefault(
+                    key, Candidate(plan, figures=Figures(cost, 1, False, record.error or 0.0))
+                )
+
+    # -- rounds -------------------------------------------------------------------------------
+
+    def _search(self) -> None:
+        rounds: deque[_Round] = deque()
+        try:
+            while self._has_budget():
+                while len(rounds) < 2 and (next_ := self._next_round(rounds)) is not None:
+                    rounds.append(next_)
+                if not rounds:
+                    return
+                self._finish(rounds.popleft())
+        finally:
+            for round_ in rounds:
+                for build in round_.builds:
+                    build.cancel()
+
+    def _next_round(self, busy: Sequence[_Round]) -> _Round | None:
+        """Begin a round of the task that promises most, not one at work where another is left."""
+        at_work = [round_.state for round_ in busy]
+        while True:
+            open_ = [s for s in self.states if s.is_open]
+            free = [s for s in open_ if s not in at_work] or open_
+            if not free:
+                return None
+            state = max(free, key=lambda s: s.promise)
+            count = ROUND
+            if self._budget.trials is not None:
+                planned = sum(len(round_.candidates) for round_ in busy)
+                count = min(count, self._budget.trials - self.spent_trials - self._trials - planned)
+                if count <= 0:
+                    return None
+            in_flight = {c.key for r in busy if r.state is state for c in r.candidates}
+            plans = propose(
+                state.space,
+                state.best_plans(),
+                state.known | in_flight,
+                count,
+                self._costs,
+                self._rng,
+            )
+            if plans:
+                return self._submit(state, [Candidate(plan) for plan in plans])
+            if in_flight:
+                return None
+            state.stopped = "every plan was tried"
+
+    def _submit(self, state: TaskState, candidates: list[Candidate]) -> _Round:
+        workload = workload_to_json(state.task.workload)
+        builds = [
+            self._builders.submit({"workload": workload, "plan": plan_to_json(c.plan)})
+            for c in candidates
+        ]
+        return _Round(state, candidates, builds)
+
+    def _finish(self, round_: _Round) -> None:
+        """Measure a round, let its best compete, and write it all down."""
+        state = round_.state
+        measured = self._measure(round_)
+        close = sorted(
+            (c for c in measured if c.cost <= _FINALIST * state.incumbent.cost),
+            key=lambda candidate: candidate.cost,
+        )[:_FINALISTS]
+        has_improved = bool(close) and self._has_budget() and self._compete(state, close)
+        state.finish_round(has_improved=has_improved)
+        state.forget_libraries([state.start, state.incumbent])
+        self._write()
+
+    def _measure(self, round_: _Round) -> list[Candidate]:
+        """Measure candidates as they are built; returns those that stand."""
+        state = round_.state
+        standing = []
+        for candidate, build in zip(round_.candidates, round_.builds, strict=True):
+            if not self._has_budget() and candidate is not state.start:
+                build.cancel()
+                continue
+            try:
+                candidate.library = build.result()["library"]
+                best = None if candidate is state.start else state.incumbent.cost
+                candidate.figures = self._measurer.measure(state.entrant(candidate), best)
+            except CandidateError as err:
+                candidate.note = str(err)
+                logger.info("%s: %s rejected: %s", state.task.name, candidate.key, err)
+            self._count(state, candidate)
+            if candidate.figures is not None:
+                standing.append(candidate)
+                state.measured[candidate.key] = candidate
+                if candidate is not state.start:
+                    ratio = candidate.cost / state.start.cost
+                    self._costs.add(state.task.workload, candidate.plan, ratio)
+        return standing
+
+    def _count(self, state: TaskState, candidate: Candidate) -> None:
+        state.known.add(candidate.key)
+        state.trials += 1
+        self._trials += 1
+        self._unwritten_trials += 1
+        verdict = "measured" if candidate.figures else "rejected"
+        self._pending.append(self._record(state, candidate, verdict))
+        self._show(state)
+
+    # -- contests -----------------------------------------------------------------------------
+
+    def _compete(self, state: TaskState, finalists: list[Candidate]) -> bool:
+        """Let finalists compete with the incumbent; a winner must win twice.
+
+        The second contest has memory of its own: where arrays happen to lie can decide one.
+        """
+        try:
+            first = self._contest(state, finalists)
+            winner = min(finalists, key=lambda c: first[c.key].value)
+            if not wins(first[winner.key]):
+                return False
+            finalists = [winner]
+            second = self._contest(state, [winner])
+            if not wins(second[winner.key]) or not self._holds_with_one_thread(state, winner):
+                return False
+        except CandidateError as err:
+            if len(finalists) > 1:
+                return any([self._compete(state, [finalist]) for finalist in finalists])
+            finalists[0].note, finalists[0].figures = str(err), None
+            state.measured.pop(finalists[0].key, None)
+            self._pending.append(self._record(state, finalists[0], "rejected"))
+            logger.info("%s: a finalist was rejected: %s", state.task.name, err)
+            return False
+        state.incumbent = winner
+        state.ratio = second[_START].value
+        state.is_confirmed = True
+        self._pending.append(self._record(state, winner, "accepted", state.ratio))
+        return True
+
+    def _contest(self, state: TaskState, finalists: list[Candidate]) -> dict[str, Ratio]:
+        """Return finalists' ratios to the incumbent; at `_START` the first's to the computed."""
+        entrants = [state.start, state.incumbent, *finalists]
+        times = self._measurer.contest(
+            [state.entrant(c) for c in entrants],
+            rounds=_CONTEST_ROUNDS,
+            threads=self._measurer.threads,
+            seed=self._rng.randrange(1 << 30),
+        )
+        ratios = {c.key: Ratio.of(times[2 + i], times[1]) for i, c in enumerate(finalists)}
+        return ratios | {_START: Ratio.of(times[2], times[0])}
+
+    def _holds_with_one_thread(self, state: TaskState, winner: Candidate) -> bool:
+        if self._measurer.threads == 1:
+            return True
+        times = self._measurer.contest(
+            [state.entrant(state.incumbent), state.entrant(winner)],
+            rounds=_ONE_THREAD_ROUNDS,
+            threads=1,
+            seed=self._rng.randrange(1 << 30),
+        )
+        return Ratio.of(times[1], times[0]).value <= _ONE_THREAD_LOSS
+
+    def _confirm_starts(self) -> None:
+        """Write down that a computed plan stood against all that was tried."""
+        for state in self.states:
+            if not state.fault and not state.is_confirmed and state.rounds:
+                self._pending.append(self._record(state, state.start, "accepted", 1.0))
+                state.is_confirmed = True
+
+    # -- records and budget -------------------------------------------------------------------
+
+    def _record(
+        self, state: TaskState, candidate: Candidate, verdict: Any, ratio: float | None = None
+    ) -> TrialRecord:
+        task, figures = state.task, candidate.figures
+        return TrialRecord(
+            target=self._target.name,
+            fingerprint=self._target.fingerprint(),
+            family=task.family,
+            workload=workload_to_json(task.workload),
+            dtype=task.workload.dtype,
+            layout=layout_of(task.workload),
+            writer=WRITER_VERSION,
+            plan=plan_to_json(candidate.plan),
+            verdict=verdict,
+            cost=figures.cost if figures else None,
+            ratio=ratio,
+            error=figures.error if figures else None,
+            note=candidate.note,
+            conditions=Conditions(
+                **self._measurer.facts,
+                threads=self._measurer.threads,
+                cache=self._measurer.cache,
+                repeats=figures.repeats if figures else 0,
+                is_tight=bool(figures and figures.is_tight),
+                date=_now(),
+                tvm=tvm_version(),
+                tvm_mobilenet=tvm_mobilenet.__version__,
+            ),
+        )
+
+    def _write(self) -> None:
+        if not self._pending and not self._unwritten_trials:
+            return
+        now = time.monotonic()
+        session = SessionRecord(
+            session=self._session,
+            model=self._model_name,
+            fingerprint=self._target.fingerprint(),
+            trials=self._unwritten_trials,
+            seconds=round(now - self._last_write, 3),
+            date=_now(),
+        )
+        # Taken off first: what cannot be written now cannot be on the way out either.
+        records, self._pending, self._unwritten_trials = [*self._pending, session], [], 0
+        self._last_write = now
+        self._store.append(self._target.name, records)
+
+    def _has_budget(self) -> bool:
+        if self._budget.trials is not None:
+            return self.spent_trials + self._trials < self._budget.trials
+        return self._seconds_left() > 0
+
+    def _seconds_left(self) -> float:
+        elapsed = time.monotonic() - self._began
+        if self._budget.seconds is not None:
+            return self._budget.seconds - self.spent_seconds - elapsed
+        assert self._budget.trials is not None
+        left = self._budget.trials - self.spent_trials - self._trials
+        return left * elapsed / max(1, self._trials)
+
+    def _show(self, state: TaskState) -> None:
+        now = time.monotonic()
+        amount = 1.0 if self._budget.seconds is None else now - self._last_shown
+        self._last_shown = now
+        rate = self._trials / max(1e-9, now - self._began)
+        left = max(0.0, self._seconds_left())
+        untuned = f"{state.start.cost:.3f}" if state.start.figures else "?"
+        self._progress.advance(
+            amount,
+            f"{state.task.name}: {rate:.1f}/s, best {state.incumbent.cost:.3f} of {untuned}, "
+            f"floor {state.floor:.3f}; all {100 * overall(self.states):.1f} %; "
+            f"{left // 60:.0f}:{left % 60:02.0f} left",
+        )
+
+
+_START = ""
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
