@@ -71,7 +71,7 @@ def summary(artifact: Artifact) -> list[str]:
     manifest = artifact.manifest
     counts = manifest.schedule.model_dump()
     origins = ", ".join(f"{count} {origin}" for origin, count in counts.items() if count)
-    return [
+    lines = [
         f"library   {artifact.library_path}  {manifest.library.size_bytes / 1e6:.1f} MB, "
         f"{manifest.library.machine}",
         f"model     {manifest.model.name}",
@@ -79,3 +79,7 @@ def summary(artifact: Artifact) -> list[str]:
         f"target    {manifest.target.name}",
         f"kernels   {len(manifest.layers)}: {origins}",
     ]
+    if manifest.schedule.tuned and manifest.schedule.computed:
+        names = {layer.kernel: None for layer in manifest.layers if layer.origin == "computed"}
+        lines.append(f"untuned   {', '.join(names)}")
+    return lines

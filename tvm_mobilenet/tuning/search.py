@@ -82,8 +82,8 @@ def propose(
     near = [neighbour for parent in parents for neighbour in space.neighbours(parent)]
     add(near)
     for _ in range(_FAR_STEPS if near else 0):
-        further = space.neighbours(rng.choice(near))
-        add([rng.choice(further)] if further else [])
+        further = space.step(rng.choice(near), rng)
+        add([] if further is None else [further])
     rest = [plan for key, plan in pool.items() if plan not in seeds]
     rng.shuffle(rest)
     ranked = model.rank(space.workload, rest)

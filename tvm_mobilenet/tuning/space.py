@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -101,13 +102,12 @@ class Space:
 
     def neighbours(self, plan: Plan) -> list[Plan]:
         """Return the plans that differ from `plan` in one dimension."""
-        return list(
-            self._usable(
-                _changed(plan, path, change)
-                for path, changes in self._dimensions(plan)
-                for change in changes
-            )
-        )
+        return list(_neighbours(self, plan))
+
+    def step(self, plan: Plan, rng: random.Random) -> Plan | None:
+        """Return a plan that differs from `plan` in one dimension, or None by bad luck."""
+        path, changes = rng.choice([d for d in self._dimensions(plan) if d[1]])
+        return next(self._usable([_changed(plan, path, rng.choice(changes))]), None)
 
     def normal(self, plan: Plan) -> Plan:
         """Return the one spelling of all plans that give the same kernel."""
@@ -223,6 +223,17 @@ class Space:
     def _split(self) -> list[Change]:
         is_free = self.is_split_free and self.cpu.cores > 1
         return [{"is_parallel": True}, {"is_parallel": False}] if is_free else []
+
+
+@functools.lru_cache(maxsize=256)
+def _neighbours(space: Space, plan: Plan) -> tuple[Plan, ...]:
+    return tuple(
+        space._usable(
+            _changed(plan, path, change)
+            for path, changes in space._dimensions(plan)
+            for change in changes
+        )
+    )
 
 
 def _at(
