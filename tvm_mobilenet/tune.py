@@ -95,7 +95,9 @@ def tune_model(
             "folder": str(folder),
             "compiler": compiler,
         }
-        pool = BuildPool(settings, builders or len(os.sched_getaffinity(0)))
+        cpus = len(os.sched_getaffinity(0))
+        count = builders or cpus
+        pool = BuildPool(settings, count, rests=count + measurer.threads > cpus)
         stack.callback(pool.close)
         store = user_store(logs)
         tuner = Tuner(

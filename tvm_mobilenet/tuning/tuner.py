@@ -12,7 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from statistics import median
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 ROUND = 8
 """Candidates of one round."""
 _FINALISTS = 2
-_FINALIST = 1.05
+_FINALIST = 1.15
 """A candidate so close to the incumbent may be better, by what a single measurement says."""
 _CONTEST_ROUNDS = 21
 _ONE_THREAD_ROUNDS = 11
@@ -212,7 +212,8 @@ class Tuner:
             if not self._has_budget():
                 state.fault = "the budget ended before it was measured"
                 continue
-            self._measure(round_)
+            with self._builders.quiet():
+                self._measure(round_)
             if state.start.figures is None:
                 state.fault = f"its computed plan cannot be measured: {state.start.note}"
                 logger.warning("%s: %s", state.task.name, state.fault)
@@ -326,12 +327,14 @@ class Tuner:
     def _finish(self, round_: _Round) -> None:
         """Measure a round, let its best compete, and write it all down."""
         state = round_.state
-        measured = self._measure(round_)
-        close = sorted(
-            (c for c in measured if c.cost <= _FINALIST * state.incumbent.cost),
-            key=lambda candidate: candidate.cost,
-        )[:_FINALISTS]
-        has_improved = bool(close) and self._has_budget() and self._compete(state, close)
+        wait(round_.builds)
+        with self._builders.quiet():
+            measured = self._measure(round_)
+            close = sorted(
+                (c for c in measured if c.cost <= _FINALIST * state.incumbent.cost),
+                key=lambda candidate: candidate.cost,
+            )[:_FINALISTS]
+            has_improved = bool(close) and self._has_budget() and self._compete(state, close)
         state.finish_round(has_improved=has_improved)
         state.forget_libraries([state.start, state.incumbent])
         self._write()

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -153,20 +154,49 @@ class BuildPool:
     Args:
         settings: what every process is told when it starts.
         workers: how many there are.
+        rests: whether building rests while something is timed; where the processors do not
+            suffice for both, a kernel cut among threads takes up to twice its time.
         timeout_s: how long one candidate may take.
     """
 
-    def __init__(self, settings: Mapping[str, Any], workers: int, timeout_s: float = 60) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        workers: int,
+        *,
+        rests: bool = True,
+        timeout_s: float = 60,
+    ) -> None:
         self._settings = settings
         self._timeout_s = timeout_s
         self._local = threading.local()
         self._workers: list[WorkerProcess] = []
         self._lock = threading.Lock()
+        self._rests = rests
+        self._at_work = 0
+        self._is_quiet = False
+        self._changed = threading.Condition()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="build")
 
     def submit(self, message: Mapping[str, Any]) -> Future[dict[str, Any]]:
         """Queue a build; the future raises `CandidateError` where it fails."""
         return self._threads.submit(self._build, message)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Hold back new builds, once those begun are done, for as long as the block lasts."""
+        if not self._rests:
+            yield
+            return
+        with self._changed:
+            self._is_quiet = True
+            self._changed.wait_for(lambda: self._at_work == 0)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_quiet = False
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Drop what is queued and end the processes."""
@@ -184,4 +214,12 @@ class BuildPool:
             worker = self._local.worker = WorkerProcess("build", self._settings)
             with self._lock:
                 self._workers.append(worker)
-        return worker.request(message, self._timeout_s)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_quiet)
+            self._at_work += 1
+        try:
+            return worker.request(message, self._timeout_s)
+        finally:
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify_all()
