@@ -212,6 +212,8 @@ class Tuner:
             if not self._has_budget():
                 state.fault = "the budget ended before it was measured"
                 continue
+            # What is still queued would be held back for as long as it is quiet.
+            wait(round_.builds)
             with self._builders.quiet():
                 self._measure(round_)
             if state.start.figures is None:
