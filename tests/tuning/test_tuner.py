@@ -118,7 +118,7 @@ def accepted(store: Store) -> list[Any]:
 
 
 def test_the_search_finds_the_best_plan_and_says_so(store: Store, host: TargetSpec):
-    report = tuner(store, FakeMeasurer(tall_is_fast), 120).run()
+    report = tuner(store, FakeMeasurer(tall_is_fast), 80).run()
     space = Space(MATMUL, host.cpu)
     tiles: list[Any] = list(space.neighbours(space.start))
     best = max(plan.row_tile for plan in tiles)
@@ -401,14 +401,14 @@ def test_tuning_a_model_and_compiling_with_what_was_found(cli, colour_onnx: Path
     from tvm_mobilenet.workflow import compile_model
 
     logs = tmp_path / "logs"
-    words = ("tune", colour_onnx, "--trials", 16, "--logs", logs)
+    words = ("tune", colour_onnx, "--trials", 10, "--logs", logs)
     dry = cli(*words, "--dry-run")
     assert dry.code == 0, dry.err
     assert "nothing was measured" in dry.out
     assert not logs.exists()
     result = cli(*words, "--json")
     assert result.code == 0, result.err
-    assert result.json["trials"] == 16
+    assert result.json["trials"] == 10
     assert {task["calls"] for task in result.json["tasks"]} == {1}
     assert "nothing is left of the budget" in cli(*words).out
     manifest = compile_model(colour_onnx, out=tmp_path / "out", logs=logs).manifest

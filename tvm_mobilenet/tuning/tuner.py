@@ -6,7 +6,6 @@ round ends with its records on the disk, so that whatever ends the search loses 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 import time
@@ -14,23 +13,18 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import tvm_mobilenet
 from tvm_mobilenet.protocols import Progress
+from tvm_mobilenet.tuning.contest import compete
+from tvm_mobilenet.tuning.ledger import Ledger
 from tvm_mobilenet.tuning.local import Figures, Measurer
-from tvm_mobilenet.tuning.recorded import best_first, tvm_version, unfit
+from tvm_mobilenet.tuning.recorded import best_first, unfit
 from tvm_mobilenet.tuning.records import (
-    WRITER_VERSION,
-    AnyRecord,
-    Conditions,
     LineError,
-    SessionRecord,
     TrialRecord,
     canonical,
-    layout_of,
     plan_from,
     plan_to_json,
     workload_to_json,
@@ -39,7 +33,6 @@ from tvm_mobilenet.tuning.report import TuningReport, overall, task_report
 from tvm_mobilenet.tuning.search import CostModel, plan_key, propose
 from tvm_mobilenet.tuning.space import Space, plan_fault
 from tvm_mobilenet.tuning.state import Candidate, TaskState
-from tvm_mobilenet.tuning.statistics import Ratio, wins
 from tvm_mobilenet.tuning.store import Reading, Store
 from tvm_mobilenet.tuning.tasks import Task, floor_ms
 from tvm_mobilenet.tuning.workers import BuildPool, CandidateError
@@ -56,10 +49,6 @@ ROUND = 8
 _FINALISTS = 2
 _FINALIST = 1.15
 """A candidate so close to the incumbent may be better, by what a single measurement says."""
-_CONTEST_ROUNDS = 21
-_ONE_THREAD_ROUNDS = 11
-_ONE_THREAD_LOSS = 1.02
-"""What is won with several threads may cost so much with one; more is refused."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +98,6 @@ class Tuner:
     ) -> None:
         self._model_name = model
         self._target = target
-        self._store = store
         self._measurer = measurer
         self._builders = builders
         self._budget = budget
@@ -118,14 +106,16 @@ class Tuner:
         self._costs = CostModel(target.cpu)
         is_split_free = measurer.threads >= target.cpu.cores
         self.states = [TaskState(t, Space(t.workload, target.cpu, is_split_free)) for t in tasks]
-        self._pending: list[AnyRecord] = []
-        self._began = self._last_write = time.monotonic()
-        self._trials = self._unwritten_trials = 0
-        self._session = self._session_key()
         self._reading = reading
-        mine = [s for s in reading.sessions if s.session == self._session]
-        self.spent_trials = sum(s.trials for s in mine)
-        self.spent_seconds = sum(s.seconds for s in mine)
+        self._ledger = Ledger(
+            model=model,
+            tasks=tasks,
+            target=target,
+            store=store,
+            reading=reading,
+            measurer=measurer,
+        )
+        self._last_shown = time.monotonic()
 
     def run(self) -> TuningReport:
         """Search until the budget is spent or nothing more is to be had.
@@ -134,13 +124,14 @@ class Tuner:
             OutputError: the log cannot be written.
             TuningError: nothing can be built or measured at all.
         """
-        self._began = self._last_write = time.monotonic()
-        seconds = self._budget.seconds
+        ledger, seconds = self._ledger, self._budget.seconds
+        ledger.begin()
         self._progress.start(
             f"tuning {self._model_name}", seconds if seconds is not None else self._budget.trials
         )
         self._progress.advance(
-            self.spent_trials if seconds is None else self.spent_seconds, "measuring computed plans"
+            ledger.spent_trials if seconds is None else ledger.spent_seconds,
+            "measuring computed plans",
         )
         self._last_shown = time.monotonic()
         try:
@@ -150,47 +141,37 @@ class Tuner:
                 self._confirm_starts()
         finally:
             # Also of a round that Ctrl-C cuts short.
-            self._write()
+            ledger.write()
         report = self.report()
         self._progress.done(
-            f"{self._trials} candidates, {report.candidates_per_s:.1f}/s; kernels take "
+            f"{report.trials} candidates, {report.candidates_per_s:.1f}/s; kernels take "
             f"{100 * overall(self.states):.1f} % of what they did untuned"
         )
         return report
 
     def report(self, *, is_dry_run: bool = False) -> TuningReport:
         """Sum up the search."""
+        ledger = self._ledger
         return TuningReport(
             model=self._model_name,
             target=self._target.name,
             threads=self._measurer.threads,
             unit="ms" if self._measurer.facts["cost"] == "latency" else "Minstr",
-            log=str(self._store.path(self._target.name)),
+            log=ledger.path,
             tasks=tuple(task_report(state) for state in self.states),
-            trials=self._trials,
-            seconds=0.0 if is_dry_run else time.monotonic() - self._began,
-            spent_before={"trials": self.spent_trials, "seconds": self.spent_seconds},
+            trials=ledger.trials,
+            seconds=0.0 if is_dry_run else ledger.seconds,
+            spent_before={"trials": ledger.spent_trials, "seconds": ledger.spent_seconds},
             is_dry_run=is_dry_run,
         )
 
     # -- what is known before -----------------------------------------------------------------
 
-    def _session_key(self) -> str:
-        content = [
-            self._target.fingerprint(),
-            sorted(state.task.key for state in self.states),
-            self._measurer.threads,
-            self._measurer.cache,
-            self._measurer.facts["cost"],
-            self._measurer.facts["is_emulated"],
-        ]
-        return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
-
     def _measure_starts(self) -> None:
         """Measure the computed plans, and the best recorded ones where there are any."""
         by_key: dict[str, list[TrialRecord]] = {}
         for record in self._reading.trials:
-            if unfit(record, self._target) is None and self._is_comparable(record):
+            if unfit(record, self._target) is None and self._ledger.is_comparable(record):
                 by_key.setdefault(f"{record.family} {canonical(record.workload)}", []).append(
                     record
                 )
@@ -225,16 +206,7 @@ class Tuner:
             else:
                 state.ratio = 1.0
             self._learn(state, by_key.get(state.task.key, []))
-        self._write()
-
-    def _is_comparable(self, record: TrialRecord) -> bool:
-        how, facts = record.conditions, self._measurer.facts
-        return (how.threads, how.cache, how.cost, how.is_emulated) == (
-            self._measurer.threads,
-            self._measurer.cache,
-            facts["cost"],
-            facts["is_emulated"],
-        )
+        self._ledger.write()
 
     def _recorded_plan(
         self, state: TaskState, records: list[TrialRecord]
@@ -300,7 +272,7 @@ class Tuner:
             count = ROUND
             if self._budget.trials is not None:
                 planned = sum(len(round_.candidates) for round_ in busy)
-                count = min(count, self._budget.trials - self.spent_trials - self._trials - planned)
+                count = min(count, self._trials_left(self._budget.trials) - planned)
                 if count <= 0:
                     return None
             in_flight = {c.key for r in busy if r.state is state for c in r.candidates}
@@ -339,7 +311,7 @@ class Tuner:
             has_improved = bool(close) and self._has_budget() and self._compete(state, close)
         state.finish_round(has_improved=has_improved)
         state.forget_libraries([state.start, state.incumbent])
-        self._write()
+        self._ledger.write()
 
     def _measure(self, round_: _Round) -> list[Candidate]:
         """Measure candidates as they are built; returns those that stand."""
@@ -350,7 +322,8 @@ class Tuner:
                 build.cancel()
                 continue
             try:
-                candidate.library = build.result()["library"]
+                # Not a moment's wait: builders may be held back just now.
+                candidate.library = build.result(0)["library"]
                 best = None if candidate is state.start else state.incumbent.cost
                 candidate.figures = self._measurer.measure(state.entrant(candidate), best)
             except CandidateError as err:
@@ -368,139 +341,42 @@ class Tuner:
     def _count(self, state: TaskState, candidate: Candidate) -> None:
         state.known.add(candidate.key)
         state.trials += 1
-        self._trials += 1
-        self._unwritten_trials += 1
-        verdict = "measured" if candidate.figures else "rejected"
-        self._pending.append(self._record(state, candidate, verdict))
+        self._ledger.count(state.task, candidate)
         self._show(state)
 
-    # -- contests -----------------------------------------------------------------------------
-
     def _compete(self, state: TaskState, finalists: list[Candidate]) -> bool:
-        """Let finalists compete with the incumbent; a winner must win twice.
-
-        The second contest has memory of its own: where arrays happen to lie can decide one.
-        """
-        try:
-            first = self._contest(state, finalists)
-            winner = min(finalists, key=lambda c: first[c.key].value)
-            if not wins(first[winner.key]):
-                return False
-            finalists = [winner]
-            second = self._contest(state, [winner])
-            if not wins(second[winner.key]) or not self._holds_with_one_thread(state, winner):
-                return False
-        except CandidateError as err:
-            if len(finalists) > 1:
-                return any([self._compete(state, [finalist]) for finalist in finalists])
-            finalists[0].note, finalists[0].figures = str(err), None
-            state.measured.pop(finalists[0].key, None)
-            self._pending.append(self._record(state, finalists[0], "rejected"))
-            logger.info("%s: a finalist was rejected: %s", state.task.name, err)
-            return False
-        state.incumbent = winner
-        state.ratio = second[_START].value
-        state.is_confirmed = True
-        self._pending.append(self._record(state, winner, "accepted", state.ratio))
-        return True
-
-    def _contest(self, state: TaskState, finalists: list[Candidate]) -> dict[str, Ratio]:
-        """Return finalists' ratios to the incumbent; at `_START` the first's to the computed."""
-        entrants = [state.start, state.incumbent, *finalists]
-        times = self._measurer.contest(
-            [state.entrant(c) for c in entrants],
-            rounds=_CONTEST_ROUNDS,
-            threads=self._measurer.threads,
-            seed=self._rng.randrange(1 << 30),
-        )
-        ratios = {c.key: Ratio.of(times[2 + i], times[1]) for i, c in enumerate(finalists)}
-        return ratios | {_START: Ratio.of(times[2], times[0])}
-
-    def _holds_with_one_thread(self, state: TaskState, winner: Candidate) -> bool:
-        if self._measurer.threads == 1:
-            return True
-        times = self._measurer.contest(
-            [state.entrant(state.incumbent), state.entrant(winner)],
-            rounds=_ONE_THREAD_ROUNDS,
-            threads=1,
-            seed=self._rng.randrange(1 << 30),
-        )
-        return Ratio.of(times[1], times[0]).value <= _ONE_THREAD_LOSS
+        return compete(state, finalists, self._measurer, self._ledger, self._rng)
 
     def _confirm_starts(self) -> None:
         """Write down that a computed plan stood against all that was tried."""
         for state in self.states:
             if not state.fault and not state.is_confirmed and state.rounds:
-                self._pending.append(self._record(state, state.start, "accepted", 1.0))
+                self._ledger.note(state.task, state.start, "accepted", 1.0)
                 state.is_confirmed = True
 
-    # -- records and budget -------------------------------------------------------------------
-
-    def _record(
-        self, state: TaskState, candidate: Candidate, verdict: Any, ratio: float | None = None
-    ) -> TrialRecord:
-        task, figures = state.task, candidate.figures
-        return TrialRecord(
-            target=self._target.name,
-            fingerprint=self._target.fingerprint(),
-            family=task.family,
-            workload=workload_to_json(task.workload),
-            dtype=task.workload.dtype,
-            layout=layout_of(task.workload),
-            writer=WRITER_VERSION,
-            plan=plan_to_json(candidate.plan),
-            verdict=verdict,
-            cost=figures.cost if figures else None,
-            ratio=ratio,
-            error=figures.error if figures else None,
-            note=candidate.note,
-            conditions=Conditions(
-                **self._measurer.facts,
-                threads=self._measurer.threads,
-                cache=self._measurer.cache,
-                repeats=figures.repeats if figures else 0,
-                is_tight=bool(figures and figures.is_tight),
-                date=_now(),
-                tvm=tvm_version(),
-                tvm_mobilenet=tvm_mobilenet.__version__,
-            ),
-        )
-
-    def _write(self) -> None:
-        if not self._pending and not self._unwritten_trials:
-            return
-        now = time.monotonic()
-        session = SessionRecord(
-            session=self._session,
-            model=self._model_name,
-            fingerprint=self._target.fingerprint(),
-            trials=self._unwritten_trials,
-            seconds=round(now - self._last_write, 3),
-            date=_now(),
-        )
-        # Taken off first: what cannot be written now cannot be on the way out either.
-        records, self._pending, self._unwritten_trials = [*self._pending, session], [], 0
-        self._last_write = now
-        self._store.append(self._target.name, records)
+    # -- budget -------------------------------------------------------------------------------
 
     def _has_budget(self) -> bool:
         if self._budget.trials is not None:
-            return self.spent_trials + self._trials < self._budget.trials
+            return self._trials_left(self._budget.trials) > 0
         return self._seconds_left() > 0
 
+    def _trials_left(self, trials: int) -> int:
+        return trials - self._ledger.spent_trials - self._ledger.trials
+
     def _seconds_left(self) -> float:
-        elapsed = time.monotonic() - self._began
+        elapsed = self._ledger.seconds
         if self._budget.seconds is not None:
-            return self._budget.seconds - self.spent_seconds - elapsed
+            return self._budget.seconds - self._ledger.spent_seconds - elapsed
         assert self._budget.trials is not None
-        left = self._budget.trials - self.spent_trials - self._trials
-        return left * elapsed / max(1, self._trials)
+        left = self._trials_left(self._budget.trials)
+        return left * elapsed / max(1, self._ledger.trials)
 
     def _show(self, state: TaskState) -> None:
         now = time.monotonic()
         amount = 1.0 if self._budget.seconds is None else now - self._last_shown
         self._last_shown = now
-        rate = self._trials / max(1e-9, now - self._began)
+        rate = self._ledger.trials / max(1e-9, self._ledger.seconds)
         left = max(0.0, self._seconds_left())
         untuned = f"{state.start.cost:.3f}" if state.start.figures else "?"
         self._progress.advance(
@@ -509,10 +385,3 @@ class Tuner:
             f"floor {state.floor:.3f}; all {100 * overall(self.states):.1f} %; "
             f"{left // 60:.0f}:{left % 60:02.0f} left",
         )
-
-
-_START = ""
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
