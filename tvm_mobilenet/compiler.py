@@ -21,7 +21,7 @@ from tvm_mobilenet.protocols import NoProgress, Progress
 from tvm_mobilenet.records import LayerRecord, TensorInfo
 from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.schedule.fallback import schedule_fallback
-from tvm_mobilenet.schedule.select import KernelCall, Selection, select_kernels
+from tvm_mobilenet.schedule.select import KernelCall, PlanSource, Selection, select_kernels
 from tvm_mobilenet.toolchain import make_fcompile
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def compile_onnx(
     library_path: Path | str,
     *,
     description: Callable[[ScheduledModule], str] | None = None,
+    recorded: PlanSource | None = None,
     compiler: str | None = None,
     progress: Progress | None = None,
 ) -> CompiledLibrary:
@@ -78,6 +79,7 @@ def compile_onnx(
         target: what to compile for.
         library_path: the `.so` to write.
         description: makes the text that the library carries about itself.
+        recorded: knows plans that a search found; None for computed ones alone.
         compiler: the C compiler to link with, in place of the target's own choice.
         progress: told of every stage.
 
@@ -91,7 +93,7 @@ def compile_onnx(
     library_path = Path(library_path)
     with error_context(stage="compile", target=target.name):
         progress.start(f"compiling for {target.name}", 4)
-        scheduled = schedule_onnx(onnx_path, target)
+        scheduled = schedule_onnx(onnx_path, target, recorded)
         progress.advance(1, "generating code")
         mod = scheduled.mod
         if description is not None:
@@ -107,11 +109,13 @@ def compile_onnx(
     )
 
 
-def schedule_onnx(onnx_path: Path | str, target: TargetSpec) -> ScheduledModule:
+def schedule_onnx(
+    onnx_path: Path | str, target: TargetSpec, recorded: PlanSource | None = None
+) -> ScheduledModule:
     """Import an ONNX file, bring it into NHWC, and give every kernel its schedule."""
     exported = read_exported(onnx_path)
     model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)), data_prop=True)
-    selection = select_kernels(canonicalize(import_onnx(model)), target.cpu)
+    selection = select_kernels(canonicalize(import_onnx(model)), target.cpu, recorded)
     try:
         mod = _lower_rest(selection.mod, target)
         mod = schedule_fallback(mod, set(selection.kernels), target.cpu)
@@ -209,7 +213,7 @@ def _layers(mod: IRModule, selection: Selection, graph: onnx.GraphProto) -> tupl
                 layout=_layout(binding.var, kernel, shapes.get(tensor or "")),
                 macs=kernel.workload.macs if kernel else 0,
                 bytes=kernel.workload.bytes if kernel else _moved_bytes(binding),
-                origin="computed" if kernel else "fallback",
+                origin=kernel.origin if kernel else "fallback",
                 schedule=kernel.schedule if kernel else {},
             )
         )

@@ -10,6 +10,7 @@
         UnsupportedOpError
       PassError
         PreconditionError, PostconditionError
+      TuningError
       CompileError
         ToolchainError
       OutputError                                             the result cannot be written
@@ -50,6 +51,7 @@ __all__ = [
     "SpecError",
     "ToolchainError",
     "TrainError",
+    "TuningError",
     "TvmMobilenetError",
     "UnknownModelError",
     "UnknownTargetError",
@@ -138,6 +140,10 @@ class PreconditionError(PassError):
 
 class PostconditionError(PassError):
     """A rewrite did not establish what it promises."""
+
+
+class TuningError(TvmMobilenetError):
+    """A search could not be carried out at all."""
 
 
 class CompileError(TvmMobilenetError):

@@ -23,8 +23,9 @@ from tvm_mobilenet.targets import TargetSpec, load_target
 if TYPE_CHECKING:
     from tvm_mobilenet.compiler import ScheduledModule
     from tvm_mobilenet.records import ExportedModel
+    from tvm_mobilenet.schedule.select import PlanSource
 
-__all__ = ["compile_model"]
+__all__ = ["compile_model", "onnx_file"]
 
 
 def compile_model(
@@ -37,6 +38,7 @@ def compile_model(
     seed: int = 0,
     keep_onnx: bool = True,
     use_logs: bool = True,
+    logs: Path | str | None = None,
     compiler: str | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -51,8 +53,8 @@ def compile_model(
         num_classes: for random weights; None for 1000.
         seed: of the random weights.
         keep_onnx: put the ONNX file beside the library; `verify` compares with it.
-        use_logs: use recorded schedules where there are any; computed ones serve the rest. None
-            are recorded yet, so both settings compile alike today.
+        use_logs: use recorded schedules where there are any; computed ones serve the rest.
+        logs: the folder of tuning logs to use in place of the user's own.
         compiler: the C compiler to link with, in place of the target's own choice.
         progress: told of every stage.
 
@@ -63,7 +65,6 @@ def compile_model(
         OutputError: `out` cannot be written.
     """
     spec = target if isinstance(target, TargetSpec) else load_target(target)
-    del use_logs
     name, weights, is_file = _resolve_model(model, weights)
     with error_context(model=name, target=spec.name), OutputFolder(out) as folder:
         if is_file:
@@ -85,9 +86,32 @@ def compile_model(
             onnx_path,
             spec,
             keep_onnx=keep_onnx,
+            recorded=_recorded(spec, logs) if use_logs else None,
             compiler=compiler,
             progress=progress,
         )
+
+
+def onnx_file(model: str | Path, path: Path, *, progress: Progress | None = None) -> Path:
+    """Return the ONNX file of a model: its own, or one with random weights made at `path`.
+
+    Raises:
+        UsageError: the model is not known, or its file of no use.
+    """
+    name, weights, is_file = _resolve_model(model, None)
+    if is_file:
+        return Path(model)
+
+    from tvm_mobilenet.export import export_onnx
+
+    export_onnx(name, out=path, weights=weights, progress=progress)
+    return path
+
+
+def _recorded(target: TargetSpec, logs: Path | str | None) -> PlanSource:
+    from tvm_mobilenet.tuning.recorded import RecordedPlans, read_stores
+
+    return RecordedPlans(target, read_stores(target, logs))
 
 
 def _resolve_model(
@@ -125,6 +149,7 @@ def _compile_into(
     target: TargetSpec,
     *,
     keep_onnx: bool,
+    recorded: PlanSource | None,
     compiler: str | None,
     progress: Progress | None,
 ) -> Artifact:
@@ -139,7 +164,13 @@ def _compile_into(
 
     library = folder.staging / "library.so"
     compile_onnx(
-        onnx_path, target, library, description=describe, compiler=compiler, progress=progress
+        onnx_path,
+        target,
+        library,
+        description=describe,
+        recorded=recorded,
+        compiler=compiler,
+        progress=progress,
     )
     return folder.commit(library, descriptions[0], onnx_path if keep_onnx else None)
 

@@ -20,6 +20,7 @@ from tvm_mobilenet.cli import (
     devices,
     doctor,
     export,
+    logs,
     measure,
     models,
     run,
@@ -27,6 +28,7 @@ from tvm_mobilenet.cli import (
     targets,
     tracker,
     train,
+    tune,
     verify,
 )
 from tvm_mobilenet.cli import compile as compile_command
@@ -65,6 +67,16 @@ _targets.callback(invoke_without_command=True, epilog=_example("targets"))(targe
 _targets.command(epilog=_example("targets show rpi4"))(targets.show)
 app.add_typer(_targets, name="targets")
 
+_logs = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+_logs.callback(epilog=_example("logs list"))(logs.logs)
+_logs.command("list", epilog=_example("logs list"))(logs.list_)
+_logs.command(epilog=_example("logs show --target host"))(logs.show)
+_logs.command(epilog=_example("logs merge /media/other/tuning_logs"))(logs.merge)
+_logs.command(epilog=_example("logs prune host"))(logs.prune)
+_logs.command(epilog=_example("logs export host -o host.jsonl"))(logs.export)
+_logs.command("import", epilog=_example("logs import host.jsonl"))(logs.import_)
+app.add_typer(_logs, name="logs")
+
 app.command(epilog=_example("train mobilenet_v1_0.25_32 --data digits -o digits.safetensors"))(
     train.train
 )
@@ -74,6 +86,7 @@ app.command(
 app.command("compile", epilog=_example("compile mobilenet_v1_0.5_160 --target rpi4 -o rpi4/"))(
     compile_command.compile_
 )
+app.command(epilog=_example("tune mobilenet_v1_0.25_128 --minutes 3"))(tune.tune)
 app.command(epilog=_example("verify host/ --inputs 32"))(verify.verify)
 app.command(epilog=_example("measure host/ --threads 1 --profile"))(measure.measure)
 app.command(epilog=_example("classify host/ cat.jpg dog.png"))(classify.classify)

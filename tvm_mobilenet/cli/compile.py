@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvm_mobilenet.cli.console import print_line, show_progress
-from tvm_mobilenet.cli.options import NoLogs, Target, Weights
+from tvm_mobilenet.cli.options import Logs, NoLogs, Target, Weights
 from tvm_mobilenet.cli.targets import load_shown
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def compile_(
     weights: Weights = None,
     target: Target = "host",
     no_logs: NoLogs = False,
+    logs: Logs = None,
     no_onnx: Annotated[
         bool, typer.Option("--no-onnx", help="Leave the ONNX file out of DIR; no `verify` then.")
     ] = False,
@@ -57,6 +58,7 @@ def compile_(
             target=load_shown(target, progress),
             keep_onnx=not no_onnx,
             use_logs=not no_logs,
+            logs=logs,
             compiler=cc,
             progress=progress,
         )
@@ -69,7 +71,7 @@ def summary(artifact: Artifact) -> list[str]:
     manifest = artifact.manifest
     counts = manifest.schedule.model_dump()
     origins = ", ".join(f"{count} {origin}" for origin, count in counts.items() if count)
-    return [
+    lines = [
         f"library   {artifact.library_path}  {manifest.library.size_bytes / 1e6:.1f} MB, "
         f"{manifest.library.machine}",
         f"model     {manifest.model.name}",
@@ -77,3 +79,7 @@ def summary(artifact: Artifact) -> list[str]:
         f"target    {manifest.target.name}",
         f"kernels   {len(manifest.layers)}: {origins}",
     ]
+    if manifest.schedule.tuned and manifest.schedule.computed:
+        names = {layer.kernel: None for layer in manifest.layers if layer.origin == "computed"}
+        lines.append(f"untuned   {', '.join(names)}")
+    return lines

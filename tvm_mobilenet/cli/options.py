@@ -15,6 +15,7 @@ __all__ = [
     "Cpus",
     "DeviceAddress",
     "Emulated",
+    "Logs",
     "Model",
     "NoLogs",
     "Target",
@@ -72,6 +73,16 @@ Threads = Annotated[
 
 NoLogs = Annotated[
     bool, typer.Option("--no-logs", help="Use computed schedules alone, no recorded ones.")
+]
+
+Logs = Annotated[
+    Path | None,
+    typer.Option(
+        "--logs",
+        metavar="DIR",
+        help="Folder of tuning logs; by default your own, under XDG_DATA_HOME.",
+        show_default=False,
+    ),
 ]
 
 TrackerAddress = Annotated[

@@ -135,7 +135,7 @@ def _plan_tiles(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
     tasks = workload.batch * -(-workload.out_height // tile.rows)
     vectors = workload.in_channels // lanes
     channel_block = 0
-    if is_parallel and tasks % cpu.cores and tasks < 4 * cpu.cores:
+    if is_parallel and vectors > 1 and tasks % cpu.cores and tasks < 4 * cpu.cores:
         channel_block = max(d for d in _divisors(vectors) if d <= max(1, vectors // cpu.cores))
     return DepthwisePlan(
         column_tile=tile.columns,

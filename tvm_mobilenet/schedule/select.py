@@ -28,7 +28,7 @@ from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, wri
 from tvm_mobilenet.schedule.gated import plan_gated, write_gated
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import plan_pool, write_pool
-from tvm_mobilenet.schedule.separable import plan_separable, write_separable
+from tvm_mobilenet.schedule.separable import ApartPlan, plan_separable, write_separable
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
     Epilogue,
@@ -36,15 +36,19 @@ from tvm_mobilenet.schedule.workload import (
     MatmulWorkload,
     PoolWorkload,
     SeparableWorkload,
+    TunableWorkload,
     Workload,
 )
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["KernelCall", "Selection", "select_kernels"]
+__all__ = ["KernelCall", "PlanSource", "Selection", "select_kernels"]
 
 logger = logging.getLogger(__name__)
+
+PlanSource = Callable[[str, TunableWorkload], Any]
+"""Given a family and a workload, the recorded plan for it, or None."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class KernelCall:
     family: str
     workload: Workload
     plan: Any
+    origin: Literal["computed", "tuned"] = "computed"
 
     @property
     def schedule(self) -> dict[str, Any]:
@@ -71,7 +76,7 @@ class Selection:
     """By symbol."""
 
 
-def select_kernels(mod: IRModule, cpu: Cpu) -> Selection:
+def select_kernels(mod: IRModule, cpu: Cpu, recorded: PlanSource | None = None) -> Selection:
     """Replace each convolution, dense layer and global pool by a call of a kernel written for it.
 
     Rewrite:
@@ -81,9 +86,9 @@ def select_kernels(mod: IRModule, cpu: Cpu) -> Selection:
         x (N, H, W, C) f32, w (O, kH, kW, I/g) f32, result (N, H, W, O) f32.
 
     An operator that no family serves is left as it is, for the fallback, and logged with the
-    reason.
+    reason. Where `recorded` has no plan, one is computed.
     """
-    selector = _Selector(mod, cpu)
+    selector = _Selector(mod, cpu, recorded)
     for binding in selector.flow.bindings:
         selector.visit(binding)
     functions = selector.functions
@@ -105,9 +110,12 @@ class _Chain:
 
 
 class _Selector:
-    def __init__(self, mod: IRModule, cpu: Cpu) -> None:
+    def __init__(self, mod: IRModule, cpu: Cpu, recorded: PlanSource | None) -> None:
         self.flow = Dataflow(mod)
         self.cpu = cpu
+        self._recorded = recorded or (lambda _family, _workload: None)
+        self._apart: dict[Any, Any] = {}
+        self._tuned: set[tuple[Workload, Any]] = set()
         self.users = self.flow.users()
         self.definitions = self.flow.definitions()
         self.position = {binding.var: i for i, binding in enumerate(self.flow.bindings)}
@@ -138,6 +146,16 @@ class _Selector:
             self._dense(binding)
         elif is_call(binding.value, "mean"):
             self._pool(binding)
+
+    def _plan(
+        self, family: str, workload: TunableWorkload, compute: Any, anchor: Any = None
+    ) -> Any:
+        """Return the plan recorded for a workload, or for the pair that it is half of."""
+        plan = self._apart.get(anchor) or self._recorded(family, workload)
+        if plan is None:
+            return compute(workload, self.cpu)
+        self._tuned.add((workload, plan))
+        return plan
 
     # -- anchors ----------------------------------------------------------------------------
 
@@ -173,7 +191,7 @@ class _Selector:
                 x, workload = call.args[0], replace(workload, input_layout="NHWC")
             if self._separable(chain, workload, x, weight):
                 return
-            plan = plan_depthwise(workload, self.cpu)
+            plan = self._plan("depthwise", workload, plan_depthwise, binding.var)
             packed = pack_depthwise(weight.transpose(0, 3, 1, 2), plan)
             self._place(
                 chain,
@@ -192,7 +210,7 @@ class _Selector:
                 columns=workload.out_channels,
                 epilogue=chain.epilogue,
             )
-            matmul_plan = plan_matmul(product, self.cpu)
+            matmul_plan = self._plan("pointwise", product, plan_matmul, binding.var)
             packed = pack_matmul(weight.reshape(weight.shape[0], -1).T, matmul_plan)
             self._place(
                 chain,
@@ -203,7 +221,7 @@ class _Selector:
                 lambda: write_matmul(product, matmul_plan, x_shape=shape, y_shape=out_shape),
             )
         else:
-            conv_plan = plan_conv(workload, self.cpu)
+            conv_plan = self._plan("conv", workload, plan_conv)
             packed = pack_conv(weight.transpose(0, 3, 1, 2), conv_plan)
             self._place(
                 chain,
@@ -274,8 +292,11 @@ class _Selector:
                 epilogue=following.epilogue,
             ),
         )
-        plan = plan_separable(pair, self.cpu)
-        if plan is None:
+        plan = self._plan("separable", pair, plan_separable)
+        if isinstance(plan, ApartPlan):
+            self._apart[chain.members[0]] = plan.depthwise
+            self._apart[reader.var] = plan.pointwise
+        if plan is None or isinstance(plan, ApartPlan):
             return False
         matrix = pointwise_weight.reshape(pointwise_weight.shape[0], -1).T
         inputs = [x, pack_depthwise(weight.transpose(0, 3, 1, 2), plan.depthwise)]
@@ -306,7 +327,7 @@ class _Selector:
         workload = MatmulWorkload(
             rows=rows, depth=shape[-1], columns=weight.shape[1], epilogue=chain.epilogue
         )
-        plan = plan_matmul(workload, self.cpu)
+        plan = self._plan("dense", workload, plan_matmul)
         out_shape = static_shape(binding.var)
         self._place(
             chain,
@@ -325,7 +346,7 @@ class _Selector:
             logger.info("%s: no kernel family: mean over axes %s", binding.var.name, axes)
             return
         workload = PoolWorkload(batch=shape[0], pixels=shape[1] * shape[2], channels=shape[3])
-        plan = plan_pool(workload, self.cpu)
+        plan = self._plan("pool", workload, plan_pool)
         out_shape = static_shape(binding.var)
         chain = _Chain(binding.var, [binding.var], Epilogue())
         self._place(
@@ -476,7 +497,10 @@ class _Selector:
             # The builder gives the global variable the function's type.
             global_var = relax.BlockBuilder().add_func(function, symbol)
             self.functions[global_var] = function
-            self.kernels[symbol] = KernelCall(symbol, family, workload, plan)
+            tuned = (workload, plan) in self._tuned
+            self.kernels[symbol] = KernelCall(
+                symbol, family, workload, plan, "tuned" if tuned else "computed"
+            )
             self._by_key[key] = global_var
         return self._by_key[key]
 

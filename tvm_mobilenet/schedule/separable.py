@@ -49,7 +49,7 @@ from tvm_mobilenet.schedule.workload import ConvWorkload, SeparableWorkload
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["SeparablePlan", "plan_separable", "write_separable"]
+__all__ = ["ApartPlan", "SeparablePlan", "packs_pair", "plan_separable", "write_separable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,14 @@ class SeparablePlan:
     """Its `outer` loop is the outer one inside a task."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ApartPlan:
+    """The other choice: the pair as two kernels, with what lies between in a tensor."""
+
+    depthwise: DepthwisePlan
+    pointwise: MatmulPlan
+
+
 def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | None:
     """Compute the plan, or return None where two kernels are better than one.
 
@@ -79,7 +87,7 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
     row_block = _row_block(workload, cpu, cpu.cores if is_parallel else 1)
     if row_block is None:
         return None
-    if _is_packed(workload, cpu):
+    if packs_pair(workload, cpu):
         return _plan_packed(workload, cpu, row_block, is_parallel)
     stride = w.out_channels + (lanes if w.out_channels * 4 % 256 == 0 else 0)
     rows = row_block * w.out_width
@@ -130,7 +138,8 @@ def _group_columns(depthwise: ConvWorkload) -> int:
     return GROUP if depthwise.out_width % GROUP == 0 else 1
 
 
-def _is_packed(workload: SeparableWorkload, cpu: Cpu) -> bool:
+def packs_pair(workload: SeparableWorkload, cpu: Cpu) -> bool:
+    """Tell whether the product of a fused pair reads packed rows."""
     return cpu.fma == "by-lane" and can_pack(workload.depthwise.out_channels)
 
 
@@ -138,7 +147,7 @@ def _compute_cycles(workload: SeparableWorkload, cpu: Cpu, rows: int) -> float:
     """Return the cycles that all tasks of `rows` rows compute, what they share included."""
     w = workload.depthwise
     blocks = math.ceil(w.out_height / rows)
-    if not _is_packed(workload, cpu):
+    if not packs_pair(workload, cpu):
         compute = workload.macs / cpu.lanes(w.dtype) / cpu.fma_units
         return compute * (blocks * rows / w.out_height)
     depthwise = choose_tile(w, cpu, rows=rows, column_multiple=_group_columns(w))

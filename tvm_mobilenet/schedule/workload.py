@@ -17,6 +17,7 @@ __all__ = [
     "MatmulWorkload",
     "PoolWorkload",
     "SeparableWorkload",
+    "TunableWorkload",
     "Workload",
 ]
 
@@ -211,7 +212,10 @@ class GatedWorkload:
         return self.pointwise.bytes + _ITEM_BYTES[self.dtype] * self.batch * self.pointwise.depth
 
 
-Workload = MatmulWorkload | ConvWorkload | SeparableWorkload | GatedWorkload | PoolWorkload
+TunableWorkload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload
+"""What a search may look for better plans for. A gated product stays on its computed plan."""
+
+Workload = TunableWorkload | GatedWorkload
 
 
 def describe(workload: Workload) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import _logging_as_it_was, cli  # noqa: F401 - fixtures
+from tvm_mobilenet.schedule.workload import ConvWorkload, Epilogue, MatmulWorkload
+from tvm_mobilenet.targets import TargetSpec, load_target
+from tvm_mobilenet.tuning.recorded import tvm_version
+from tvm_mobilenet.tuning.records import (
+    WRITER_VERSION,
+    Conditions,
+    Plan,
+    TrialRecord,
+    plan_to_json,
+    workload_to_json,
+)
+from tvm_mobilenet.tuning.space import Space
+
+RELU6 = Epilogue(bias=True, low=0.0, high=6.0)
+MATMUL = MatmulWorkload(rows=49, depth=16, columns=24, epilogue=RELU6)
+DEPTHWISE = ConvWorkload(
+    batch=1,
+    height=7,
+    width=7,
+    in_channels=16,
+    out_channels=16,
+    kernel=(3, 3),
+    padding=(1, 1, 1, 1),
+    groups=16,
+    epilogue=RELU6,
+)
+
+
+@pytest.fixture(scope="session")
+def host() -> TargetSpec:
+    return load_target("host")
+
+
+def make_record(
+    target: TargetSpec,
+    *,
+    family: str = "pointwise",
+    workload: Any = MATMUL,
+    plan: Plan | None = None,
+    conditions: dict[str, Any] | None = None,
+    **changes: Any,
+) -> TrialRecord:
+    """Return an accepted record of the computed plan, changed as told."""
+    how = {
+        "device": "a processor",
+        "threads": target.cpu.cores,
+        "governor": None,
+        "cache": "cold",
+        "repeats": 10,
+        "is_tight": True,
+        "is_emulated": False,
+        "cost": "latency",
+        "date": "2026-01-02T03:04:05+00:00",
+        "tvm": tvm_version(),
+        "tvm_mobilenet": "0.1.0",
+    }
+    values: dict[str, Any] = {
+        "target": target.name,
+        "fingerprint": target.fingerprint(),
+        "family": family,
+        "workload": workload_to_json(workload),
+        "dtype": "float32",
+        "layout": "NHWC",
+        "writer": WRITER_VERSION,
+        "plan": plan_to_json(plan or Space(workload, target.cpu).start),
+        "verdict": "accepted",
+        "cost": 0.5,
+        "ratio": 0.9,
+        "error": 1e-6,
+        "conditions": Conditions.model_validate(how | (conditions or {})),
+    }
+    return TrialRecord(**(values | changes))

@@ -1,0 +1,256 @@
+"""Every plan that a space offers computes what numpy does, and no other plan gets through."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tuning.conftest import DEPTHWISE, MATMUL, RELU6
+from tvm_mobilenet._tvm import tvm
+from tvm_mobilenet.schedule.emit import lowering
+from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
+from tvm_mobilenet.schedule.workload import (
+    ConvWorkload,
+    Epilogue,
+    MatmulWorkload,
+    PoolWorkload,
+    SeparableWorkload,
+)
+from tvm_mobilenet.targets import TargetSpec, list_targets, load_target
+from tvm_mobilenet.tuning.kernels import calls, kernel_module
+from tvm_mobilenet.tuning.records import (
+    LineError,
+    plan_from,
+    plan_to_json,
+    workload_from,
+    workload_to_json,
+)
+from tvm_mobilenet.tuning.reference import TOLERANCE, make_operands, reference
+from tvm_mobilenet.tuning.search import CostModel, features, plan_key, propose
+from tvm_mobilenet.tuning.space import Space, plan_fault
+
+PAIR = SeparableWorkload(depthwise=DEPTHWISE, pointwise=MATMUL)
+STEM = ConvWorkload(
+    batch=1,
+    height=17,
+    width=17,
+    in_channels=3,
+    out_channels=12,
+    kernel=(3, 3),
+    stride=(2, 2),
+    padding=(1, 1, 1, 1),
+    input_layout="NCHW",
+    epilogue=RELU6,
+)
+WORKLOADS: dict[str, Any] = {
+    "matmul": replace(MATMUL, epilogue=replace(RELU6, residual=True)),
+    "hard-swish": replace(MATMUL, epilogue=Epilogue(bias=True, activation="hard-swish")),
+    "odd": MatmulWorkload(rows=5, depth=7, columns=9),
+    "depthwise": DEPTHWISE,
+    "strided": replace(
+        DEPTHWISE, height=9, width=8, stride=(2, 2), in_channels=40, out_channels=40, groups=40
+    ),
+    "pair": PAIR,
+    "batch": SeparableWorkload(
+        depthwise=replace(DEPTHWISE, batch=2), pointwise=replace(MATMUL, rows=98)
+    ),
+    "wide": SeparableWorkload(
+        depthwise=replace(
+            DEPTHWISE, height=28, width=28, in_channels=64, out_channels=64, groups=64
+        ),
+        pointwise=MatmulWorkload(rows=784, depth=64, columns=64, epilogue=RELU6),
+    ),
+    "five": replace(
+        DEPTHWISE, height=28, width=28, kernel=(5, 5), padding=(2, 2, 2, 2), epilogue=Epilogue()
+    ),
+    "stem": STEM,
+    "pool": PoolWorkload(batch=1, pixels=13, channels=20),
+}
+LARGE = ("batch", "five", "wide")
+COMPUTED = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in WORKLOADS]
+TARGETS = [name for name in list_targets() if name != "host"]
+
+
+def compute(workload: Any, plan: Any, target: TargetSpec) -> tuple[np.ndarray, np.ndarray]:
+    operands = make_operands(workload)
+    with lowering():
+        library = tvm.compile(kernel_module(workload, plan), target=target.tvm_target())
+    written = None
+    for call in calls(workload, plan, operands):
+        inputs = [written if a is None else tvm.runtime.tensor(a) for a in call.inputs]
+        written = tvm.runtime.tensor(np.full(call.shape, np.nan, np.float32))
+        library[call.symbol](*inputs, written)
+    assert written is not None
+    expected = reference(workload, operands)
+    return written.numpy().reshape(expected.shape), expected
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_plans_of_the_space_compute_the_workload(name: str, host: TargetSpec):
+    workload, rng = WORKLOADS[name], random.Random(1)
+    space = Space(workload, host.cpu)
+    plan = space.start
+    for step in range(4):
+        found, expected = compute(workload, plan, host)
+        assert np.abs(found - expected).max() < TOLERANCE, plan
+        assert expected.std() > 0.1, "operands that show nothing"
+        if step == 0 and isinstance(workload, SeparableWorkload):
+            plan = next(s for s in space.seeds() if type(s) is not type(plan))
+        else:
+            plan = rng.choice(space.neighbours(plan))
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_so_do_plans_that_multiply_by_lane(name: str, host: TargetSpec):
+    """Written for another processor, they are no faster here, but what they compute is the same."""
+    workload, cpu = WORKLOADS[name], load_target("rpi4").cpu
+    space = Space(workload, cpu)
+    others = space.neighbours(space.start)
+    for plan in (space.start, *space.seeds()[1:2], *others[-1:]):
+        found, expected = compute(workload, plan, host)
+        assert np.abs(found - expected).max() < TOLERANCE, plan
+
+
+def test_a_tile_bound_up_with_packing_stays_as_computed():
+    cpu = load_target("rpi4").cpu
+    for name in ("matmul", "depthwise", "wide", "stem"):
+        workload = WORKLOADS[name]
+        space = Space(workload, cpu)
+        start: Any = space.start
+        free = {"is_parallel", "outer", "channel_block"}
+        for neighbour in space.neighbours(start):
+            changed = {
+                key
+                for key, value in plan_to_json(neighbour).items()
+                if value != plan_to_json(start)[key]
+            }
+            assert changed <= free, name
+        if isinstance(start, SeparablePlan):
+            assert "must be as computed" in (
+                plan_fault(workload, replace(start, row_block=start.row_block + 1), cpu) or ""
+            )
+            start, workload = start.pointwise, workload.pointwise
+        tile = "column_tile" if hasattr(start, "column_tile") else "row_tile"
+        wrong = replace(start, **{tile: getattr(start, tile) - 1})
+        assert "must be as computed" in (plan_fault(workload, wrong, cpu) or ""), name
+
+
+def test_channels_that_no_task_would_compute_are_refused():
+    cpu = load_target("rpi4").cpu
+    start: Any = Space(DEPTHWISE, cpu).start
+    plan = replace(start, channel_block=3)
+    assert plan_fault(DEPTHWISE, plan, cpu) == "channel_block 3 does not divide 4 vectors"
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_computed_plan_comes_first_and_has_no_fault(name: str, target: str):
+    cpu, workload = load_target(target).cpu, WORKLOADS[name]
+    space = Space(workload, cpu)
+    start = space.start
+    assert plan_fault(workload, start, cpu) is None
+    assert space.seeds()[0] == start
+    assert workload_from(workload_to_json(workload)) == workload
+    assert plan_from(plan_to_json(start)) == start
+    for neighbour in space.neighbours(start):
+        assert space.normal(neighbour) == neighbour
+        assert plan_fault(workload, neighbour, cpu) is None
+
+
+def test_fusing_a_pair_is_a_choice(host: TargetSpec):
+    kinds = {type(plan) for plan in Space(PAIR, host.cpu).seeds()}
+    assert kinds == {SeparablePlan, ApartPlan}
+
+
+def test_one_thread_does_not_judge_how_work_is_cut(host: TargetSpec):
+    cpu = host.cpu.model_copy(update={"cores": 4})
+    start = Space(MATMUL, cpu).start
+    cut = {p.is_parallel for p in Space(MATMUL, cpu).neighbours(start)}  # type: ignore[union-attr]
+    kept = {p.is_parallel for p in Space(MATMUL, cpu, False).neighbours(start)}  # type: ignore[union-attr]
+    assert cut == {True, False}
+    assert kept == {start.is_parallel}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"row_tile": 50}, "row_tile 50 is not in 1 to 49"),
+        ({"row_tile": 0}, "row_tile 0"),
+        ({"row_tile": -3}, "row_tile -3"),
+        ({"column_vectors": 0}, "column_vectors 0"),
+        ({"row_tile": 40, "column_vectors": 4}, "registers"),
+        ({"lanes": 3}, "lanes is 3"),
+        ({"by_lane": True}, "by_lane is True"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(change: dict[str, Any], says: str):
+    cpu = load_target("x86-64-avx2").cpu
+    plan: Any = replace(Space(MATMUL, cpu).start, **change)
+    assert says in (plan_fault(MATMUL, plan, cpu) or "")
+
+
+@pytest.mark.parametrize(
+    ("workload", "change", "says"),
+    [
+        (DEPTHWISE, {"column_tile": 8}, "column_tile 8"),
+        (DEPTHWISE, {"row_block": 8}, "row_block 8"),
+        (DEPTHWISE, {"channel_vectors": 0}, "below its least"),
+        (PAIR, {"row_block": 0}, "row_block 0"),
+        (PAIR, {"scratch_stride": 15}, "scratch_stride 15"),
+        (STEM, {"column_tile": 10}, "column_tile 10"),
+        (WORKLOADS["pool"], {"chains": 14}, "chains 14"),
+    ],
+)
+def test_so_is_one_of_any_family(workload: Any, change: dict[str, Any], says: str):
+    cpu = load_target("x86-64-avx2").cpu
+    start = Space(workload, cpu).seeds()
+    plan: Any = next(s for s in start if not isinstance(s, ApartPlan))
+    assert says in (plan_fault(workload, replace(plan, **change), cpu) or "")
+    assert "no plan for this family" in (
+        plan_fault(workload, Space(WORKLOADS["odd"], cpu).start, cpu) or ""
+    )
+
+
+def test_a_plan_with_other_fields_is_refused(host: TargetSpec):
+    data = plan_to_json(Space(MATMUL, host.cpu).start)
+    for changed in (data | {"kind": "none"}, data | {"more": 1}, data | {"row_tile": "4"}):
+        with pytest.raises(LineError):
+            plan_from(changed)
+
+
+def test_proposals_are_new_and_end_when_the_space_does(host: TargetSpec):
+    workload = MatmulWorkload(rows=2, depth=8, columns=8, epilogue=Epilogue())
+    space, rng = Space(workload, host.cpu), random.Random(0)
+    known: set[str] = set()
+    model = CostModel(host.cpu)
+    while plans := propose(space, [space.start], known, 4, model, rng):
+        keys = {plan_key(plan) for plan in plans}
+        assert len(keys) == len(plans) <= 4
+        assert not keys & known
+        known |= keys
+    assert plan_key(space.start) in known
+    assert len(known) >= 4
+
+
+def test_the_model_learns_what_was_slow(host: TargetSpec):
+    space, model = Space(MATMUL, host.cpu), CostModel(host.cpu)
+    plans = space.neighbours(space.start)
+    assert model.rank(MATMUL, plans) == plans
+    for plan in plans:
+        model.add(MATMUL, plan, 3.0 if plan.outer == "rows" else 1.0)  # type: ignore[union-attr]
+    ranked = model.rank(MATMUL, plans)
+    assert ranked[0].outer == "columns"  # type: ignore[union-attr]
+    assert ranked[-1].outer == "rows"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_plan_has_as_many_features(name: str, host: TargetSpec):
+    workload = WORKLOADS[name]
+    lengths = {
+        len(features(workload, plan, host.cpu)) for plan in Space(workload, host.cpu).seeds()
+    }
+    assert lengths == {29}

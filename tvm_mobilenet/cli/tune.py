@@ -1,0 +1,126 @@
+"""`tvm-mobilenet tune`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tvm_mobilenet.cli.console import print_json, print_line, print_note, print_table, show_progress
+from tvm_mobilenet.cli.options import AsJson, Logs, Target, Threads
+from tvm_mobilenet.cli.targets import load_shown
+from tvm_mobilenet.errors import UsageError
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.tuning.report import TaskReport, TuningReport
+
+
+def tune(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|FILE.onnx",
+            help="What to tune; of weights only the shapes count.",
+            show_default=False,
+        ),
+    ],
+    target: Target = "host",
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", metavar="N", help="Measure so many candidates in all."),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", metavar="M", help="Search so long in all. [default: 10]"),
+    ] = None,
+    threads: Threads = None,
+    cache: Annotated[
+        str,
+        typer.Option(
+            "--cache",
+            metavar="cold|warm",
+            help="Where the weights are when a kernel begins: beyond the core's caches, as in a "
+            "model, or in them.",
+        ),
+    ] = "cold",
+    logs: Logs = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be tuned, and measure nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search for faster schedules than the computed ones, and record them.
+
+    The budget counts for the search as a whole: whatever ended it, the same command goes on where
+    it was and spends what is left. `compile` then uses the best records.
+    """
+    from tvm_mobilenet.tune import tune_model
+
+    if cache not in ("cold", "warm"):
+        raise UsageError(f"--cache {cache}: give cold or warm")
+    with show_progress() as progress:
+        try:
+            found = tune_model(
+                model,
+                target=load_shown(target, progress),
+                trials=trials,
+                minutes=minutes,
+                threads=threads,
+                cache="cold" if cache == "cold" else "warm",
+                logs=logs,
+                dry_run=dry_run,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            print_note("what was measured is recorded; the same command goes on from there")
+            raise
+    if as_json:
+        print_json(found.to_dict())
+        return
+    _print(found)
+
+
+def _print(found: TuningReport) -> None:
+    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
+    print_line(f"{found.model} for {found.target}, {threads}; times in {found.unit}")
+    print_table(
+        ("kernel", "calls", "untuned", "best", "gain", "floor", "tried", "outcome"),
+        [
+            (
+                task.name,
+                task.calls,
+                _figure(task.untuned),
+                _figure(task.best),
+                "" if task.ratio is None else f"{1 / task.ratio:.3f}x",
+                _figure(task.floor or None),
+                task.trials,
+                _outcome(task),
+            )
+            for task in found.tasks
+        ],
+    )
+    if found.left_as_computed:
+        print_line(f"left as computed, no search changes it: {', '.join(found.left_as_computed)}")
+    before = found.spent_before
+    if found.is_dry_run:
+        print_line(
+            f"nothing was measured; spent before: {before['trials']:.0f} candidates in "
+            f"{before['seconds']:.0f} s"
+        )
+        return
+    print_line(
+        f"all kernels: {found.untuned:.3f} {found.unit} untuned, {found.best:.3f} with the best "
+        f"plans; {found.trials} candidates in {found.seconds:.0f} s, "
+        f"{found.candidates_per_s:.1f} a second"
+    )
+    if not found.trials:
+        print_line("nothing is left of the budget; give a larger one to go on")
+    print_line(f"log       {found.log}")
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _outcome(task: TaskReport) -> str:
+    return f"{task.status} ({task.stopped})" if task.stopped else task.status

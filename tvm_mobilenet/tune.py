@@ -1,0 +1,142 @@
+"""Tuning a model: its tasks, the machine to measure on, and a search over them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tvm_mobilenet.errors import SpecError, UsageError, error_context
+from tvm_mobilenet.protocols import NoProgress, Progress
+from tvm_mobilenet.targets import TargetSpec, load_target
+from tvm_mobilenet.workflow import onnx_file
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.tuning.local import Measurer
+    from tvm_mobilenet.tuning.report import TuningReport
+
+__all__ = ["DEFAULT_MINUTES", "tune_model"]
+
+DEFAULT_MINUTES = 10.0
+
+
+def tune_model(
+    model: str | Path,
+    *,
+    target: str | Path | TargetSpec = "host",
+    trials: int | None = None,
+    minutes: float | None = None,
+    threads: int | None = None,
+    cache: Literal["cold", "warm"] = "cold",
+    logs: Path | str | None = None,
+    dry_run: bool = False,
+    builders: int | None = None,
+    compiler: str | None = None,
+    measurer: Measurer | None = None,
+    progress: Progress | None = None,
+) -> TuningReport:
+    """Search for better plans for the kernels of a model, and record what is found.
+
+    The budget is for the search as a whole: called again with the same model, target and threads,
+    it goes on where it was and spends what is left. `compile_model` then uses the best records.
+
+    Args:
+        model: a name (`mobilenet_v1_0.5_160`) or the path of an `.onnx` file; its weights do not
+            matter.
+        target: a target's name, a target file, or a loaded target.
+        trials: how many candidates to measure.
+        minutes: how long to search, where no number of trials is given; None for ten.
+        threads: how many threads compute; None for as many as the target has cores.
+        cache: `cold` for weights from beyond the cores' caches, as in a whole model; or `warm`.
+        logs: the folder to record in; None for the user's own.
+        dry_run: say what would be tuned, and measure nothing.
+        builders: how many processes build; None for one on each processor.
+        compiler: the C compiler to link with, in place of the target's own choice.
+        measurer: what to measure on, closed afterwards; None for this machine.
+        progress: told of every candidate.
+
+    Raises:
+        UsageError: the request cannot be met: model, target, budget, or a target that is not this
+            machine where no measurer is given.
+        OutputError: the log cannot be written.
+        TuningError: nothing can be built or measured at all.
+    """
+    progress = progress or NoProgress()
+    spec = target if isinstance(target, TargetSpec) else load_target(target)
+    budget_seconds = _checked_budget(trials, minutes)
+
+    from tvm_mobilenet.tuning.local import LocalMeasurer
+    from tvm_mobilenet.tuning.recorded import read_stores
+    from tvm_mobilenet.tuning.store import user_store
+    from tvm_mobilenet.tuning.tasks import model_tasks
+    from tvm_mobilenet.tuning.tuner import Budget, Tuner
+    from tvm_mobilenet.tuning.workers import BuildPool
+
+    if measurer is None:
+        _check_is_host(spec)
+        measurer = LocalMeasurer(spec, threads=threads, cache=cache)
+    with ExitStack() as stack:
+        stack.callback(measurer.close)
+        stack.enter_context(error_context(stage="tune", model=str(model), target=spec.name))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tvm-mobilenet-")))
+        onnx_path = onnx_file(model, folder / "model.onnx", progress=progress)
+        progress.start("looking for what there is to tune")
+        found = model_tasks(onnx_path, spec)
+        progress.done(f"{len(found.tasks)} kernels")
+        if not found.tasks:
+            raise UsageError(
+                f"model {model}: none of its operators is served by a kernel that has plans; "
+                "compile it as it is"
+            )
+        settings = {
+            "target": spec.model_dump_json(by_alias=True),
+            "folder": str(folder),
+            "compiler": compiler,
+        }
+        cpus = len(os.sched_getaffinity(0))
+        count = builders or cpus
+        pool = BuildPool(settings, count, rests=count + measurer.threads > cpus)
+        stack.callback(pool.close)
+        store = user_store(logs)
+        tuner = Tuner(
+            model=Path(model).stem if str(model).endswith(".onnx") else str(model),
+            tasks=found.tasks,
+            target=spec,
+            store=store,
+            reading=read_stores(spec, logs),
+            measurer=measurer,
+            builders=pool,
+            budget=Budget(trials, budget_seconds),
+            progress=progress,
+        )
+        report = tuner.report(is_dry_run=True) if dry_run else tuner.run()
+        return replace(report, left_as_computed=found.left_as_computed)
+
+
+def _checked_budget(trials: int | None, minutes: float | None) -> float | None:
+    """Return the seconds to search, or None where the trials are counted."""
+    if trials is not None and minutes is not None:
+        raise UsageError(f"trials {trials} and minutes {minutes:g}: give one of the two")
+    if trials is not None:
+        if trials < 1:
+            raise SpecError(f"trials {trials}: give 1 or more")
+        return None
+    minutes = DEFAULT_MINUTES if minutes is None else minutes
+    if not 0 < minutes <= 100_000:
+        raise SpecError(f"minutes {minutes:g}: give more than 0")
+    return minutes * 60
+
+
+def _check_is_host(spec: TargetSpec) -> None:
+    """Refuse a target whose code this machine cannot run."""
+    if spec.is_host:
+        return
+    host = load_target("host")
+    if spec.tvm != host.tvm or spec.cpu.isa != host.cpu.isa:
+        raise UsageError(
+            f"target {spec.name}: this machine is {host.tvm.mcpu}, and candidates are measured on "
+            "it; tune with --target host"
+        )

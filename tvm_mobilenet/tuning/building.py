@@ -1,0 +1,48 @@
+"""Building one candidate into a library; runs in a worker process."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tvm_mobilenet._tvm import tvm
+from tvm_mobilenet.schedule.emit import lowering
+from tvm_mobilenet.targets import TargetSpec
+from tvm_mobilenet.toolchain import link
+from tvm_mobilenet.tuning.kernels import kernel_module
+from tvm_mobilenet.tuning.records import plan_from, workload_from
+
+__all__ = ["Builder"]
+
+
+class Builder:
+    """Answers `{workload, plan}` with `{library}`, a shared library in base 64."""
+
+    def __init__(self, target_json: str, folder: str, compiler: str | None) -> None:
+        self._spec = TargetSpec.model_validate_json(target_json)
+        self._target = self._spec.tvm_target()
+        self._folder = Path(folder)
+        self._compiler = compiler
+        self._count = 0
+
+    def __call__(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Build one candidate.
+
+        Raises:
+            CompileError: code generation or linking failed.
+        """
+        self._count += 1
+        workload, plan = workload_from(request["workload"]), plan_from(request["plan"])
+        with lowering():
+            built = tvm.compile(kernel_module(workload, plan), target=self._target)
+        stem = self._folder / f"{id(self)}-{self._count}"
+        object_path, library = stem.with_suffix(".o"), stem.with_suffix(".so")
+        try:
+            built.mod.write_to_file(str(object_path), "o")
+            link([object_path], library, self._spec, compiler=self._compiler)
+            return {"library": base64.b64encode(library.read_bytes()).decode()}
+        finally:
+            object_path.unlink(missing_ok=True)
+            library.unlink(missing_ok=True)

@@ -1,0 +1,136 @@
+"""One workload and one plan as a module of its own: what is built, and what it is called with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mobilenet._tvm import IRModule, PrimFunc
+from tvm_mobilenet.schedule.convolution import ConvPlan, pack_conv, write_conv
+from tvm_mobilenet.schedule.depthwise import DepthwisePlan, pack_depthwise, write_depthwise
+from tvm_mobilenet.schedule.matmul import MatmulPlan, pack_matmul, write_matmul
+from tvm_mobilenet.schedule.pool import PoolPlan, write_pool
+from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan, write_separable
+from tvm_mobilenet.schedule.workload import (
+    ConvWorkload,
+    MatmulWorkload,
+    PoolWorkload,
+    SeparableWorkload,
+    TunableWorkload,
+)
+from tvm_mobilenet.tuning.records import Plan
+from tvm_mobilenet.tuning.reference import Operands, output_shape
+
+__all__ = ["Call", "calls", "kernel_module"]
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call: its symbol, what it reads, and the shape of what it writes."""
+
+    symbol: str
+    inputs: tuple[Array | None, ...]
+    """None stands for what the call before it wrote."""
+    weights: frozenset[int]
+    """Positions in `inputs` of what a model holds as constants."""
+    shape: tuple[int, ...]
+
+
+def kernel_module(workload: TunableWorkload, plan: Plan) -> IRModule:
+    """Write the kernels of a plan: one, or two where a pair is computed apart."""
+    return IRModule(
+        {
+            symbol: function.with_attr("global_symbol", symbol)
+            for symbol, function in _functions(workload, plan).items()
+        }
+    )
+
+
+def _functions(workload: TunableWorkload, plan: Plan) -> dict[str, PrimFunc]:
+    if isinstance(workload, SeparableWorkload):
+        shape = output_shape(workload)
+        if isinstance(plan, ApartPlan):
+            between = output_shape(workload.depthwise)
+            return {
+                "first": write_depthwise(workload.depthwise, plan.depthwise),
+                "second": write_matmul(
+                    workload.pointwise, plan.pointwise, x_shape=between, y_shape=shape
+                ),
+            }
+        assert isinstance(plan, SeparablePlan)
+        return {"first": write_separable(workload, plan, y_shape=shape)}
+    if isinstance(workload, MatmulWorkload):
+        assert isinstance(plan, MatmulPlan)
+        return {"first": write_matmul(workload, plan)}
+    if isinstance(workload, PoolWorkload):
+        assert isinstance(plan, PoolPlan)
+        x_shape = (workload.batch, workload.pixels, workload.channels)
+        return {
+            "first": write_pool(workload, plan, x_shape=x_shape, y_shape=output_shape(workload))
+        }
+    if isinstance(plan, DepthwisePlan):
+        return {"first": write_depthwise(workload, plan)}
+    assert isinstance(plan, ConvPlan)
+    return {"first": write_conv(workload, plan)}
+
+
+def calls(workload: TunableWorkload, plan: Plan, operands: Operands) -> list[Call]:
+    """Return the calls that compute a workload by a plan, weights packed for it."""
+    shape = output_shape(workload)
+    if isinstance(workload, SeparableWorkload):
+        assert operands.first is not None
+        assert operands.weights is not None
+        first = operands.first
+        assert isinstance(plan, ApartPlan | SeparablePlan)
+        depthwise = [first.x, *_depthwise_constants(first, plan.depthwise)]
+        if isinstance(plan, ApartPlan):
+            second = [None, pack_matmul(operands.weights, plan.pointwise), *_rest(operands)]
+            return [
+                _call("first", depthwise, 1, output_shape(workload.depthwise)),
+                _call("second", second, 1, shape, operands),
+            ]
+        packed = pack_matmul(operands.weights, plan.pointwise)
+        inputs = [*depthwise, packed, *_rest(operands, shape)]
+        return [_call("first", inputs, 1, shape, operands)]
+    if isinstance(workload, PoolWorkload):
+        return [_call("first", [operands.x], 1, shape)]
+    assert operands.weights is not None
+    if isinstance(plan, MatmulPlan):
+        packed = pack_matmul(operands.weights, plan)
+    elif isinstance(plan, DepthwisePlan):
+        packed = pack_depthwise(operands.weights, plan)
+    else:
+        assert isinstance(plan, ConvPlan)
+        assert isinstance(workload, ConvWorkload)
+        packed = pack_conv(operands.weights, plan)
+    return [_call("first", [operands.x, packed, *_rest(operands)], 1, shape, operands)]
+
+
+def _depthwise_constants(operands: Operands, plan: DepthwisePlan) -> list[Any]:
+    assert operands.weights is not None
+    packed = pack_depthwise(operands.weights, plan)
+    return [packed] if operands.bias is None else [packed, operands.bias]
+
+
+def _rest(operands: Operands, shape: tuple[int, ...] | None = None) -> list[Any]:
+    """Return bias and residual where there are any, the residual in the output's shape."""
+    rest = [] if operands.bias is None else [operands.bias]
+    if operands.residual is not None:
+        rest.append(operands.residual if shape is None else operands.residual.reshape(shape))
+    return rest
+
+
+def _call(
+    symbol: str,
+    inputs: list[Any],
+    first_weight: int,
+    shape: tuple[int, ...],
+    operands: Operands | None = None,
+) -> Call:
+    last = len(inputs) - (operands is not None and operands.residual is not None)
+    return Call(symbol, tuple(inputs), frozenset(range(first_weight, last)), shape)

@@ -1,0 +1,243 @@
+"""Running candidates on this machine: right result first, then its time. In a worker process."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mobilenet._tvm import tvm
+from tvm_mobilenet.compute_thread import ComputeThread
+from tvm_mobilenet.schedule.workload import TunableWorkload
+from tvm_mobilenet.tuning.kernels import calls
+from tvm_mobilenet.tuning.records import canonical, plan_from, workload_from
+from tvm_mobilenet.tuning.reference import TOLERANCE, Operands, make_operands, reference
+from tvm_mobilenet.tuning.statistics import is_tight, typical
+
+__all__ = ["LocalKernels", "WrongResultError"]
+
+_BATCH_NS = 20_000
+"""Calls shorter than this are timed several at a time: the clock and the call from Python cost
+about a microsecond."""
+_LEAST_NS, _MOST_NS = 8_000_000, 60_000_000
+"""How long one candidate is timed."""
+_HOPELESS = 1.5
+"""A candidate that takes so many times the best one's time is not timed any longer."""
+_BURST_NS = 1_500_000
+"""One turn in a contest."""
+_MOST_COPIES = 32
+
+
+class WrongResultError(Exception):
+    """A kernel computes something else than its workload."""
+
+
+class LocalKernels:
+    """Answers requests to measure one candidate or to let several compete.
+
+    Args:
+        seed: of the operands.
+        cold_bytes: the weights of a call are taken from copies of so many bytes in turn, so that
+            they come from beyond the cores' own caches, as in a whole model; 0 for always the same.
+    """
+
+    def __init__(self, seed: int, cold_bytes: int) -> None:
+        self._seed = seed
+        self._cold_bytes = cold_bytes
+        self._threads: dict[int, ComputeThread] = {}
+        self._key = ""
+        self._workload: TunableWorkload
+        self._operands: Operands
+        self._expected: npt.NDArray[np.float32]
+
+    def __call__(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out one request."""
+        self._prepare(request["workload"])
+        thread = self._thread(request["threads"])
+        if request["op"] == "measure":
+            return thread.call(self._measure, request)
+        return thread.call(self._contest, request)
+
+    def _prepare(self, workload: dict[str, Any]) -> None:
+        key = canonical(workload)
+        if key == self._key:
+            return
+        self._workload = workload_from(workload)
+        self._operands = make_operands(self._workload, self._seed)
+        self._expected = reference(self._workload, self._operands)
+        self._key = key
+
+    def _thread(self, threads: int) -> ComputeThread:
+        if threads not in self._threads:
+            self._threads[threads] = ComputeThread(threads)
+        return self._threads[threads]
+
+    def _measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        kernel = self._load(request)
+        error = kernel.check(self._expected)
+        best_ns = request["best_ms"] * 1e6 if request.get("best_ms") else math.inf
+        values, tight = kernel.sample(best_ns)
+        # Once more: a race between threads need not show the first time.
+        error = max(error, kernel.check(self._expected))
+        return {
+            "cost_ms": typical(values) / 1e6,
+            "repeats": len(values) * kernel.batch,
+            "is_tight": tight,
+            "error_max": error,
+        }
+
+    def _contest(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        kernels = [self._load(entry) for entry in request["entries"]]
+        for kernel in kernels:
+            kernel.check(self._expected)
+        shuffle = random.Random(request["seed"]).shuffle
+        times: list[list[float]] = [[] for _ in kernels]
+        for _ in range(request["rounds"]):
+            order = list(range(len(kernels)))
+            shuffle(order)
+            for index in order:
+                times[index].append(typical(kernels[index].burst()) / 1e6)
+        for kernel in kernels:
+            kernel.check(self._expected)
+        return {"times_ms": times}
+
+    def _load(self, entry: Mapping[str, Any]) -> _Kernel:
+        plan = plan_from(entry["plan"])
+        library = _load_library(base64.b64decode(entry["library"]))
+        to_tensor = tvm.runtime.tensor
+        steps = calls(self._workload, plan, self._operands)
+        weight_bytes = sum(
+            array.nbytes
+            for call in steps
+            for index in call.weights
+            if (array := call.inputs[index]) is not None
+        )
+        copies = max(1, math.ceil(self._cold_bytes / max(1, weight_bytes)))
+        copies = min(_MOST_COPIES, max(copies, 2 if self._cold_bytes else 1))
+        fixed = [
+            [
+                None if array is None or index in call.weights else to_tensor(array)
+                for index, array in enumerate(call.inputs)
+            ]
+            for call in steps
+        ]
+        outputs = [to_tensor(np.full(call.shape, np.nan, np.float32)) for call in steps]
+        variants = []
+        for _ in range(copies if weight_bytes else 1):
+            bound: list[Callable[[], Any]] = []
+            for position, call in enumerate(steps):
+                arguments = [
+                    outputs[position - 1]
+                    if array is None
+                    else to_tensor(array)
+                    if index in call.weights
+                    else fixed[position][index]
+                    for index, array in enumerate(call.inputs)
+                ]
+                bound.append(_bind(library[call.symbol], [*arguments, outputs[position]]))
+            variants.append(bound)
+        return _Kernel(variants, outputs)
+
+
+def _bind(function: Any, arguments: Sequence[Any]) -> Callable[[], Any]:
+    return lambda: function(*arguments)
+
+
+_loaded = itertools.count(1)
+
+
+def _load_library(data: bytes) -> Any:
+    """Load a library that was never a file: there is nothing to clean up after a crash.
+
+    The loader takes a name that it has seen before for the same library, and numbers of open files
+    come again; so the path is spelled another way each time, a `/.` for each 1 of a counter.
+    """
+    spelled = "".join("/." if digit == "1" else "/" for digit in f"{next(_loaded):b}")
+    handle = os.memfd_create("kernel")
+    try:
+        with os.fdopen(os.dup(handle), "wb") as file:
+            file.write(data)
+        load = tvm.get_global_func("ffi.Module.load_from_file.so")
+        return load(f"/proc/self/fd{spelled}/{handle}", "so")
+    finally:
+        os.close(handle)
+
+
+@dataclass
+class _Kernel:
+    variants: list[list[Callable[[], Any]]]
+    """The calls to make, once for each copy of the weights."""
+    outputs: list[Any]
+    batch: int = 1
+    """Runs that are timed as one."""
+    _turn: int = 0
+
+    def check(self, expected: npt.NDArray[np.float32]) -> float:
+        """Compute once over a spoiled output and return the largest difference.
+
+        Raises:
+            WrongResultError: it is beyond the tolerance.
+        """
+        for output in self.outputs:
+            output.copyfrom(np.full(output.shape, np.nan, np.float32))
+        self._run()
+        found = self.outputs[-1].numpy().reshape(expected.shape)
+        difference = np.abs(found - expected)
+        if not np.isfinite(difference).all():
+            share = 100 * float(np.mean(~np.isfinite(difference)))
+            raise WrongResultError(f"wrong result: {share:.1f} % of the output is not written")
+        worst = float(difference.max(initial=0))
+        if worst > TOLERANCE:
+            raise WrongResultError(f"wrong result: off by {worst:.2g} from the reference")
+        return worst
+
+    def sample(self, best_ns: float) -> tuple[list[float], bool]:
+        """Time runs until they agree; returns nanoseconds a run, and whether they do."""
+        self._choose_batch()
+        values: list[float] = []
+        end = time.perf_counter_ns() + _MOST_NS
+        least = time.perf_counter_ns() + _LEAST_NS
+        while (now := time.perf_counter_ns()) < end:
+            values.append(self._timed())
+            if len(values) >= 4 and min(values) > _HOPELESS * best_ns:
+                return values, False
+            if now > least and is_tight(values):
+                return values, True
+        return values, is_tight(values)
+
+    def burst(self) -> list[float]:
+        """Time runs for one turn of a contest, after one that brings the caches back."""
+        if self.batch == 1:
+            self._choose_batch()
+        self._run()
+        values: list[float] = []
+        end = time.perf_counter_ns() + _BURST_NS
+        while time.perf_counter_ns() < end or len(values) < 3:
+            values.append(self._timed())
+        return values
+
+    def _choose_batch(self) -> None:
+        for _ in range(3):
+            self._run()
+        single = min(self._timed() for _ in range(3))
+        self.batch = max(1, math.ceil(_BATCH_NS / single))
+
+    def _timed(self) -> float:
+        begin = time.perf_counter_ns()
+        for _ in range(self.batch):
+            self._run()
+        return (time.perf_counter_ns() - begin) / self.batch
+
+    def _run(self) -> None:
+        self._turn = (self._turn + 1) % len(self.variants)
+        for call in self.variants[self._turn]:
+            call()

@@ -1,0 +1,269 @@
+"""What a line of a tuning log holds: one candidate that was measured, or what a search has spent.
+
+A line is one JSON object, `{"check": ..., "record": {...}}`; `check` is over the record's canonical
+spelling, so that a line that was altered or cut short is told from one that is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from tvm_mobilenet.records import Record
+from tvm_mobilenet.schedule.convolution import ConvPlan
+from tvm_mobilenet.schedule.depthwise import DepthwisePlan
+from tvm_mobilenet.schedule.matmul import MatmulPlan
+from tvm_mobilenet.schedule.pool import PoolPlan
+from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
+from tvm_mobilenet.schedule.workload import (
+    ConvWorkload,
+    MatmulWorkload,
+    PoolWorkload,
+    SeparableWorkload,
+    TunableWorkload,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "WRITER_VERSION",
+    "Conditions",
+    "LineError",
+    "Plan",
+    "SessionRecord",
+    "TrialRecord",
+    "canonical",
+    "decode_line",
+    "encode_line",
+    "layout_of",
+    "plan_from",
+    "plan_to_json",
+    "workload_from",
+    "workload_to_json",
+]
+
+FORMAT_VERSION: Literal[1] = 1
+# History: 1, the first.
+
+WRITER_VERSION = 1
+"""Raised when a change of the kernel writers makes figures of the same plan incomparable.
+
+A stale figure costs speed, never correctness: kernels are written anew from the plan.
+History: 1, the first.
+"""
+
+Plan = MatmulPlan | DepthwisePlan | ConvPlan | PoolPlan | SeparablePlan | ApartPlan
+
+_WORKLOADS: dict[str, type] = {
+    "matmul": MatmulWorkload,
+    "conv": ConvWorkload,
+    "separable": SeparableWorkload,
+    "pool": PoolWorkload,
+}
+_PLANS: dict[str, type] = {
+    "matmul": MatmulPlan,
+    "depthwise": DepthwisePlan,
+    "conv": ConvPlan,
+    "pool": PoolPlan,
+    "separable": SeparablePlan,
+    "apart": ApartPlan,
+}
+
+
+class LineError(ValueError):
+    """A line, or what it holds, cannot be used; the text is the reason."""
+
+
+class Conditions(Record):
+    """Where and how a figure was measured."""
+
+    device: str
+    """Name of the processor."""
+    threads: int = Field(ge=1)
+    governor: str | None
+    """How the clock is chosen; None where the machine does not say."""
+    cache: Literal["cold", "warm"]
+    """`cold`: the weights come from beyond the core's caches, as in a whole model."""
+    repeats: int = Field(ge=0)
+    """Calls that were timed."""
+    is_tight: bool
+    """Whether they agreed well enough before time was up."""
+    is_emulated: bool
+    cost: Literal["latency", "instructions"]
+    """What `TrialRecord.cost` counts: milliseconds, or millions of instructions."""
+    date: str
+    """UTC, ISO 8601."""
+    tvm: str
+    tvm_mobilenet: str
+
+
+class TrialRecord(Record):
+    """One candidate: what was computed, how, and what it took."""
+
+    kind: Literal["trial"] = "trial"
+    format_version: Literal[1] = FORMAT_VERSION
+    target: str
+    """Name of the target, for people; `fingerprint` is what counts."""
+    fingerprint: str
+    family: str
+    workload: dict[str, Any]
+    dtype: str
+    layout: str
+    writer: int
+    """`WRITER_VERSION` of the kernel writers."""
+    plan: dict[str, Any]
+    verdict: Literal["measured", "accepted", "rejected"]
+    """`accepted`: it beat what was best before in two contests, or stood against all. The only
+    kind that `compile` takes."""
+    cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Of one call; None where it was rejected before it could be measured."""
+    ratio: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Its cost over that of the computed plan, taken turn by turn; what was accepted has one."""
+    error: float | None = None
+    """Largest difference to the reference that its output showed."""
+    note: str = ""
+    """Why it was rejected."""
+    conditions: Conditions
+
+
+class SessionRecord(Record):
+    """What a search has spent since its last such record."""
+
+    kind: Literal["session"] = "session"
+    format_version: Literal[1] = FORMAT_VERSION
+    session: str
+    """Digest of the target, the tasks and the conditions: equal requests share one budget."""
+    model: str
+    fingerprint: str
+    trials: int = Field(ge=0)
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    date: str
+
+
+AnyRecord = TrialRecord | SessionRecord
+_ADAPTER: TypeAdapter[AnyRecord] = TypeAdapter(
+    Annotated[TrialRecord | SessionRecord, Field(discriminator="kind")]
+)
+
+
+def canonical(value: Any) -> str:
+    """Return the one JSON spelling of plain data: keys sorted, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def encode_line(record: AnyRecord) -> bytes:
+    """Return a record as a whole line, its end included."""
+    body = record.model_dump(mode="json")
+    return canonical({"check": _check(body), "record": body}).encode() + b"\n"
+
+
+def decode_line(line: bytes) -> AnyRecord:
+    """Return the record that a line holds.
+
+    Raises:
+        LineError: the line is cut short, altered, or of another format.
+    """
+    try:
+        content = json.loads(line)
+    except ValueError:
+        raise LineError("it is cut short or damaged") from None
+    if not isinstance(content, dict) or set(content) != {"check", "record"}:
+        raise LineError("it is no line of a tuning log")
+    body = content["record"]
+    try:
+        if content["check"] != _check(body):
+            raise LineError("it was altered by hand: its check does not fit what it says")
+        if isinstance(body, dict) and body.get("format_version") != FORMAT_VERSION:
+            raise LineError(
+                f"its format_version is {body.get('format_version')!r}; this version reads "
+                f"{FORMAT_VERSION}"
+            )
+        return _ADAPTER.validate_python(body)
+    except ValidationError as err:
+        problem = err.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise LineError(f"{where} is not allowed: {problem['msg']}") from None
+    except LineError:
+        raise
+    except ValueError as err:
+        raise LineError(f"it is no line of a tuning log: {err}") from None
+
+
+def _check(body: Any) -> str:
+    return hashlib.sha256(canonical(body).encode()).hexdigest()[:16]
+
+
+def workload_to_json(workload: TunableWorkload) -> dict[str, Any]:
+    """Return a workload as plain data with its kind; infinite bounds are spelled `inf`, `-inf`."""
+    return _tagged(_WORKLOADS, workload)
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain data with its kind."""
+    return _tagged(_PLANS, plan)
+
+
+def workload_from(data: dict[str, Any]) -> TunableWorkload:
+    """Return the workload that `workload_to_json` spelled.
+
+    Raises:
+        LineError: it is none.
+    """
+    workload: TunableWorkload = _untagged(_WORKLOADS, data, "workload")
+    return workload
+
+
+def plan_from(data: dict[str, Any]) -> Plan:
+    """Return the plan that `plan_to_json` spelled.
+
+    Raises:
+        LineError: it is none of this version's.
+    """
+    plan: Plan = _untagged(_PLANS, data, "plan")
+    return plan
+
+
+def layout_of(workload: TunableWorkload) -> str:
+    """Return the layout of a workload's input."""
+    return workload.input_layout if isinstance(workload, ConvWorkload) else "NHWC"
+
+
+def _tagged(kinds: dict[str, type], value: Any) -> dict[str, Any]:
+    kind = next(name for name, cls in kinds.items() if type(value) is cls)
+    return {"kind": kind, **_plain(asdict(value))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def _untagged(kinds: dict[str, type], data: dict[str, Any], what: str) -> Any:
+    cls = kinds.get(data.get("kind", ""))
+    if cls is None:
+        raise LineError(f"its {what} is of kind {data.get('kind')!r}; known: {', '.join(kinds)}")
+    fields = {key: item for key, item in data.items() if key != "kind"}
+    try:
+        value = _adapter(cls).validate_python(fields)
+    except (ValidationError, TypeError) as err:
+        reason = err.errors()[0]["msg"] if isinstance(err, ValidationError) else str(err)
+        raise LineError(f"its {what} is not one of this version: {reason}") from None
+    # Left-over keys and values of another type are let through above, and show here.
+    if canonical(_tagged(kinds, value)) != canonical(data):
+        raise LineError(f"its {what} is not one of this version: its fields differ")
+    return value
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)

@@ -1,0 +1,134 @@
+"""What each workload should compute, by plain numpy, and operands that show it.
+
+Operands are seeded and scaled so that outputs are of the order of one: then one tolerance serves
+all, and an activation cuts off some of them, not all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mobilenet.schedule.workload import (
+    ConvWorkload,
+    Epilogue,
+    MatmulWorkload,
+    PoolWorkload,
+    SeparableWorkload,
+    TunableWorkload,
+)
+
+__all__ = ["TOLERANCE", "Operands", "make_operands", "output_shape", "reference"]
+
+Array = npt.NDArray[np.float32]
+
+TOLERANCE = 1e-4
+"""Outputs are of the order of one. Sums of a few thousand products in another order differ by about
+1e-6 of that; a tap left out or a row missed by more than 1e-2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operands:
+    """Everything that a workload reads, as a model holds it: nothing is packed."""
+
+    x: Array
+    weights: Array | None = None
+    """(depth, columns) of a product, (channels out, channels in, kH, kW) of a convolution."""
+    bias: Array | None = None
+    residual: Array | None = None
+    first: Operands | None = None
+    """Of a pair: what its depthwise convolution reads; `x` is then empty."""
+
+
+def make_operands(workload: TunableWorkload, seed: int = 0) -> Operands:
+    """Return seeded operands for a workload."""
+    rng = np.random.default_rng(seed)
+    if isinstance(workload, SeparableWorkload):
+        first = make_operands(workload.depthwise, seed)
+        second = make_operands(workload.pointwise, seed + 1)
+        return replace(second, x=np.zeros(0, np.float32), first=first)
+
+    def normal(shape: tuple[int, ...], scale: float = 1.0) -> Array:
+        return (rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)).astype(np.float32)
+
+    if isinstance(workload, PoolWorkload):
+        return Operands(x=normal((workload.batch, workload.pixels, workload.channels)))
+    if isinstance(workload, MatmulWorkload):
+        x_shape: tuple[int, ...] = (workload.rows, workload.depth)
+        w_shape: tuple[int, ...] = (workload.depth, workload.columns)
+        fan_in, channels = workload.depth, workload.columns
+    else:
+        w = workload
+        x_shape = (w.batch, w.in_channels, w.height, w.width)
+        if w.input_layout == "NHWC":
+            x_shape = (w.batch, w.height, w.width, w.in_channels)
+        w_shape = (w.out_channels, w.in_channels // w.groups, *w.kernel)
+        fan_in, channels = int(np.prod(w_shape[1:])), w.out_channels
+    return Operands(
+        x=normal(x_shape),
+        weights=normal(w_shape, fan_in**-0.5),
+        bias=normal((channels,)) if workload.epilogue.bias else None,
+        residual=normal(output_shape(workload)) if workload.epilogue.residual else None,
+    )
+
+
+def output_shape(workload: TunableWorkload) -> tuple[int, ...]:
+    """Return the shape of a workload's output."""
+    if isinstance(workload, SeparableWorkload):
+        w = workload.depthwise
+        return (w.batch, w.out_height, w.out_width, workload.pointwise.columns)
+    if isinstance(workload, MatmulWorkload):
+        return (workload.rows, workload.columns)
+    if isinstance(workload, PoolWorkload):
+        return (workload.batch, workload.channels)
+    return (workload.batch, workload.out_height, workload.out_width, workload.out_channels)
+
+
+def reference(workload: TunableWorkload, operands: Operands) -> Array:
+    """Compute a workload."""
+    if isinstance(workload, SeparableWorkload):
+        assert operands.first is not None
+        between = reference(workload.depthwise, operands.first)
+        rows = between.reshape(workload.pointwise.rows, workload.pointwise.depth)
+        y = reference(workload.pointwise, replace(operands, x=rows, first=None))
+        return y.reshape(output_shape(workload))
+    if isinstance(workload, PoolWorkload):
+        mean: Array = operands.x.mean(axis=1, dtype=np.float64).astype(np.float32)
+        return mean
+    assert operands.weights is not None
+    if isinstance(workload, MatmulWorkload):
+        y = operands.x @ operands.weights
+    else:
+        y = _convolve(workload, operands.x, operands.weights)
+    return _finish(y, workload.epilogue, operands)
+
+
+def _finish(y: Array, epilogue: Epilogue, operands: Operands) -> Array:
+    if operands.bias is not None:
+        y = y + operands.bias
+    if operands.residual is not None:
+        y = y + operands.residual.reshape(y.shape)
+    if epilogue.activation == "hard-swish":
+        y = y * np.clip(y / 6 + 0.5, 0, 1)
+    bounded: Array = np.asarray(np.clip(y, epilogue.low, epilogue.high), np.float32)
+    return bounded
+
+
+def _convolve(workload: ConvWorkload, x: Array, weights: Array) -> Array:
+    """Sum over the taps: each is a shifted, strided view of the padded image."""
+    w = workload
+    if w.input_layout == "NCHW":
+        x = x.transpose(0, 2, 3, 1)
+    top, left, bottom, right = w.padding
+    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    y = np.zeros(output_shape(w), np.float32)
+    for ky in range(w.kernel[0]):
+        for kx in range(w.kernel[1]):
+            rows = slice(ky * w.dilation[0], None, w.stride[0])
+            columns = slice(kx * w.dilation[1], None, w.stride[1])
+            view = x[:, rows, columns][:, : w.out_height, : w.out_width]
+            tap = weights[:, :, ky, kx]
+            y += view * tap[:, 0] if w.is_depthwise else view @ tap.T
+    return y

@@ -1,0 +1,113 @@
+"""What there is to tune in a model: each different kernel once, with how often it is called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from tvm_mobilenet.frontend.importer import import_onnx
+from tvm_mobilenet.frontend.pipeline import canonicalize
+from tvm_mobilenet.schedule.select import select_kernels
+from tvm_mobilenet.schedule.threads import CACHE_BYTES_PER_CYCLE
+from tvm_mobilenet.schedule.workload import (
+    ConvWorkload,
+    GatedWorkload,
+    MatmulWorkload,
+    PoolWorkload,
+    SeparableWorkload,
+    TunableWorkload,
+)
+from tvm_mobilenet.tuning.recorded import task_key
+from tvm_mobilenet.tuning.records import Plan
+from tvm_mobilenet.tuning.space import Space
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.targets import Cpu, TargetSpec
+
+__all__ = ["ModelTasks", "Task", "floor_ms", "model_tasks"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kernel to tune."""
+
+    family: str
+    workload: TunableWorkload
+    calls: int
+    """How often a model calls it in one inference."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from other tasks."""
+        return task_key(self.family, self.workload)
+
+    @property
+    def name(self) -> str:
+        """A short spelling for people, `separable 14x14x512 > 512`."""
+        return f"{self.family} {_spell(self.workload)}"
+
+
+def _spell(w: TunableWorkload) -> str:
+    if isinstance(w, SeparableWorkload):
+        return f"{_spell(w.depthwise)} > {w.pointwise.columns}"
+    if isinstance(w, MatmulWorkload):
+        return f"{w.rows}x{w.depth}x{w.columns}"
+    if isinstance(w, PoolWorkload):
+        return f"{w.pixels}x{w.channels}"
+    stride = f"/{w.stride[0]}" if w.stride != (1, 1) else ""
+    channels = f"{w.in_channels}" if w.is_depthwise else f"{w.in_channels} > {w.out_channels}"
+    return f"{w.height}x{w.width}x{channels}{stride}"
+
+
+@dataclass(frozen=True)
+class ModelTasks:
+    """What a search may do for a model, and what it leaves alone."""
+
+    tasks: tuple[Task, ...]
+    """In the order in which they first occur."""
+    left_as_computed: tuple[str, ...]
+    """Names of the kernels that no search changes: products behind a squeeze-and-excite gate."""
+
+
+def model_tasks(onnx_path: Path, target: TargetSpec) -> ModelTasks:
+    """Return what there is to tune in an ONNX file.
+
+    A depthwise convolution and the pointwise one after it are one task, fused or not: whether they
+    should be is for the search to say.
+    """
+    found: Counter[tuple[str, TunableWorkload]] = Counter()
+
+    def note(family: str, workload: TunableWorkload) -> Plan | None:
+        found[family, workload] += 1
+        is_pair = isinstance(workload, SeparableWorkload)
+        return Space(workload, target.cpu).start if is_pair else None
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)), data_prop=True)
+    selection = select_kernels(canonicalize(import_onnx(model)), target.cpu, note)
+    gated = [
+        f"{kernel.family} {_spell(kernel.workload.pointwise)}"
+        for kernel in selection.kernels.values()
+        if isinstance(kernel.workload, GatedWorkload)
+    ]
+    return ModelTasks(
+        tuple(Task(family, workload, calls) for (family, workload), calls in found.items()),
+        tuple(dict.fromkeys(gated)),
+    )
+
+
+def floor_ms(workload: TunableWorkload, cpu: Cpu, peak_gflops: float, threads: int) -> float:
+    """Return what no kernel can beat: its multiply-adds at the peak, or its bytes.
+
+    The clock is taken from the peak, and the bytes come at the rate of the cores' caches.
+    """
+    lanes = cpu.lanes(workload.dtype)
+    clock_ghz = peak_gflops / (2 * lanes * cpu.fma_units * threads)
+    compute = 2 * workload.macs / peak_gflops / 1e6
+    traffic = workload.bytes / (CACHE_BYTES_PER_CYCLE * clock_ghz * threads) / 1e6
+    if isinstance(workload, ConvWorkload) and not workload.is_depthwise:
+        return compute
+    return max(compute, traffic)

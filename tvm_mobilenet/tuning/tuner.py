@@ -1,0 +1,387 @@
+"""The search itself: rounds of candidates, contests between the best, records of everything.
+
+While one round is measured, the next one, of another task where there is one, is being built. A
+round ends with its records on the disk, so that whatever ends the search loses one round at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from tvm_mobilenet.protocols import Progress
+from tvm_mobilenet.tuning.contest import compete
+from tvm_mobilenet.tuning.ledger import Ledger
+from tvm_mobilenet.tuning.local import Figures, Measurer
+from tvm_mobilenet.tuning.recorded import best_first, unfit
+from tvm_mobilenet.tuning.records import (
+    LineError,
+    TrialRecord,
+    canonical,
+    plan_from,
+    plan_to_json,
+    workload_to_json,
+)
+from tvm_mobilenet.tuning.report import TuningReport, overall, task_report
+from tvm_mobilenet.tuning.search import CostModel, plan_key, propose
+from tvm_mobilenet.tuning.space import Space, plan_fault
+from tvm_mobilenet.tuning.state import Candidate, TaskState
+from tvm_mobilenet.tuning.store import Reading, Store
+from tvm_mobilenet.tuning.tasks import Task, floor_ms
+from tvm_mobilenet.tuning.workers import BuildPool, CandidateError
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.targets import TargetSpec
+
+__all__ = ["Budget", "Tuner"]
+
+logger = logging.getLogger(__name__)
+
+ROUND = 8
+"""Candidates of one round."""
+_FINALISTS = 2
+_FINALIST = 1.15
+"""A candidate so close to the incumbent may be better, by what a single measurement says."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend in all, earlier runs of the same search included. One is None."""
+
+    trials: int | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class _Round:
+    state: TaskState
+    candidates: list[Candidate]
+    builds: list[Future[dict[str, Any]]]
+
+
+class Tuner:
+    """One search.
+
+    Args:
+        model: name of the model, for people.
+        tasks: what to tune.
+        target: what for.
+        store: where records go.
+        reading: what is recorded already, there and elsewhere.
+        measurer: what to measure on.
+        builders: what builds.
+        budget: when to stop.
+        progress: told of every candidate.
+        seed: of every choice left to chance.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        tasks: Sequence[Task],
+        target: TargetSpec,
+        store: Store,
+        reading: Reading,
+        measurer: Measurer,
+        builders: BuildPool,
+        budget: Budget,
+        progress: Progress,
+        seed: int = 0,
+    ) -> None:
+        self._model_name = model
+        self._target = target
+        self._measurer = measurer
+        self._builders = builders
+        self._budget = budget
+        self._progress = progress
+        self._rng = random.Random(seed)
+        self._costs = CostModel(target.cpu)
+        is_split_free = measurer.threads >= target.cpu.cores
+        self.states = [TaskState(t, Space(t.workload, target.cpu, is_split_free)) for t in tasks]
+        self._reading = reading
+        self._ledger = Ledger(
+            model=model,
+            tasks=tasks,
+            target=target,
+            store=store,
+            reading=reading,
+            measurer=measurer,
+        )
+        self._last_shown = time.monotonic()
+
+    def run(self) -> TuningReport:
+        """Search until the budget is spent or nothing more is to be had.
+
+        Raises:
+            OutputError: the log cannot be written.
+            TuningError: nothing can be built or measured at all.
+        """
+        ledger, seconds = self._ledger, self._budget.seconds
+        ledger.begin()
+        self._progress.start(
+            f"tuning {self._model_name}", seconds if seconds is not None else self._budget.trials
+        )
+        self._progress.advance(
+            ledger.spent_trials if seconds is None else ledger.spent_seconds,
+            "measuring computed plans",
+        )
+        self._last_shown = time.monotonic()
+        try:
+            if self._has_budget():
+                self._measure_starts()
+                self._search()
+                self._confirm_starts()
+        finally:
+            # Also of a round that Ctrl-C cuts short.
+            ledger.write()
+        report = self.report()
+        self._progress.done(
+            f"{report.trials} candidates, {report.candidates_per_s:.1f}/s; kernels take "
+            f"{100 * overall(self.states):.1f} % of what they did untuned"
+        )
+        return report
+
+    def report(self, *, is_dry_run: bool = False) -> TuningReport:
+        """Sum up the search."""
+        ledger = self._ledger
+        return TuningReport(
+            model=self._model_name,
+            target=self._target.name,
+            threads=self._measurer.threads,
+            unit="ms" if self._measurer.facts["cost"] == "latency" else "Minstr",
+            log=ledger.path,
+            tasks=tuple(task_report(state) for state in self.states),
+            trials=ledger.trials,
+            seconds=0.0 if is_dry_run else ledger.seconds,
+            spent_before={"trials": ledger.spent_trials, "seconds": ledger.spent_seconds},
+            is_dry_run=is_dry_run,
+        )
+
+    # -- what is known before -----------------------------------------------------------------
+
+    def _measure_starts(self) -> None:
+        """Measure the computed plans, and the best recorded ones where there are any."""
+        by_key: dict[str, list[TrialRecord]] = {}
+        for record in self._reading.trials:
+            if unfit(record, self._target) is None and self._ledger.is_comparable(record):
+                by_key.setdefault(f"{record.family} {canonical(record.workload)}", []).append(
+                    record
+                )
+        rounds = []
+        for state in self.states:
+            best = self._recorded_plan(state, by_key.get(state.task.key, []))
+            candidates = [state.start]
+            if best is not None and plan_key(best[0]) != state.start.key:
+                candidates.append(Candidate(best[0]))
+                state.ratio = best[1]
+            state.is_confirmed = best is not None
+            rounds.append(self._submit(state, candidates))
+        peak = self._measurer.peak_gflops()
+        for round_ in rounds:
+            state = round_.state
+            state.floor = floor_ms(
+                state.task.workload, self._target.cpu, peak, self._measurer.threads
+            )
+            if not self._has_budget():
+                state.fault = "the budget ended before it was measured"
+                continue
+            # What is still queued would be held back for as long as it is quiet.
+            wait(round_.builds)
+            with self._builders.quiet():
+                self._measure(round_)
+            if state.start.figures is None:
+                state.fault = f"its computed plan cannot be measured: {state.start.note}"
+                logger.warning("%s: %s", state.task.name, state.fault)
+                continue
+            if len(round_.candidates) > 1 and round_.candidates[1].figures is not None:
+                state.incumbent = round_.candidates[1]
+            else:
+                state.ratio = 1.0
+            self._learn(state, by_key.get(state.task.key, []))
+        self._ledger.write()
+
+    def _recorded_plan(
+        self, state: TaskState, records: list[TrialRecord]
+    ) -> tuple[Any, float] | None:
+        for record in best_first(records, self._target.cpu.cores):
+            try:
+                plan = plan_from(record.plan)
+            except LineError:
+                continue
+            if plan_fault(state.task.workload, plan, self._target.cpu) is None:
+                return plan, record.ratio or 1.0
+        return None
+
+    def _learn(self, state: TaskState, records: list[TrialRecord]) -> None:
+        """Take in what earlier searches measured, each against its own computed plan."""
+        starts = [
+            r.cost
+            for r in records
+            if r.cost and r.verdict == "measured" and canonical(r.plan) == state.start.key
+        ]
+        for record in records:
+            key = canonical(record.plan)
+            if record.verdict == "rejected":
+                state.known.add(key)
+            elif record.cost and starts and key not in state.known:
+                try:
+                    plan = plan_from(record.plan)
+                except LineError:
+                    continue
+                state.known.add(key)
+                ratio = record.cost / median(starts)
+                self._costs.add(state.task.workload, plan, ratio)
+                cost = ratio * state.start.cost
+                state.measured.setdefault(
+                    key, Candidate(plan, figures=Figures(cost, 1, False, record.error or 0.0))
+                )
+
+    # -- rounds -------------------------------------------------------------------------------
+
+    def _search(self) -> None:
+        rounds: deque[_Round] = deque()
+        try:
+            while self._has_budget():
+                while len(rounds) < 2 and (next_ := self._next_round(rounds)) is not None:
+                    rounds.append(next_)
+                if not rounds:
+                    return
+                self._finish(rounds.popleft())
+        finally:
+            for round_ in rounds:
+                for build in round_.builds:
+                    build.cancel()
+
+    def _next_round(self, busy: Sequence[_Round]) -> _Round | None:
+        """Begin a round of the task that promises most, not one at work where another is left."""
+        at_work = [round_.state for round_ in busy]
+        while True:
+            open_ = [s for s in self.states if s.is_open]
+            free = [s for s in open_ if s not in at_work] or open_
+            if not free:
+                return None
+            state = max(free, key=lambda s: s.promise)
+            count = ROUND
+            if self._budget.trials is not None:
+                planned = sum(len(round_.candidates) for round_ in busy)
+                count = min(count, self._trials_left(self._budget.trials) - planned)
+                if count <= 0:
+                    return None
+            in_flight = {c.key for r in busy if r.state is state for c in r.candidates}
+            plans = propose(
+                state.space,
+                state.best_plans(),
+                state.known | in_flight,
+                count,
+                self._costs,
+                self._rng,
+            )
+            if plans:
+                return self._submit(state, [Candidate(plan) for plan in plans])
+            if in_flight:
+                return None
+            state.stopped = "every plan was tried"
+
+    def _submit(self, state: TaskState, candidates: list[Candidate]) -> _Round:
+        workload = workload_to_json(state.task.workload)
+        builds = [
+            self._builders.submit({"workload": workload, "plan": plan_to_json(c.plan)})
+            for c in candidates
+        ]
+        return _Round(state, candidates, builds)
+
+    def _finish(self, round_: _Round) -> None:
+        """Measure a round, let its best compete, and write it all down."""
+        state = round_.state
+        wait(round_.builds)
+        with self._builders.quiet():
+            measured = self._measure(round_)
+            close = sorted(
+                (c for c in measured if c.cost <= _FINALIST * state.incumbent.cost),
+                key=lambda candidate: candidate.cost,
+            )[:_FINALISTS]
+            has_improved = bool(close) and self._has_budget() and self._compete(state, close)
+        state.finish_round(has_improved=has_improved)
+        state.forget_libraries([state.start, state.incumbent])
+        self._ledger.write()
+
+    def _measure(self, round_: _Round) -> list[Candidate]:
+        """Measure candidates as they are built; returns those that stand."""
+        state = round_.state
+        standing = []
+        for candidate, build in zip(round_.candidates, round_.builds, strict=True):
+            if not self._has_budget() and candidate is not state.start:
+                build.cancel()
+                continue
+            try:
+                # Not a moment's wait: builders may be held back just now.
+                candidate.library = build.result(0)["library"]
+                best = None if candidate is state.start else state.incumbent.cost
+                candidate.figures = self._measurer.measure(state.entrant(candidate), best)
+            except CandidateError as err:
+                candidate.note = str(err)
+                logger.info("%s: %s rejected: %s", state.task.name, candidate.key, err)
+            self._count(state, candidate)
+            if candidate.figures is not None:
+                standing.append(candidate)
+                state.measured[candidate.key] = candidate
+                if candidate is not state.start:
+                    ratio = candidate.cost / state.start.cost
+                    self._costs.add(state.task.workload, candidate.plan, ratio)
+        return standing
+
+    def _count(self, state: TaskState, candidate: Candidate) -> None:
+        state.known.add(candidate.key)
+        state.trials += 1
+        self._ledger.count(state.task, candidate)
+        self._show(state)
+
+    def _compete(self, state: TaskState, finalists: list[Candidate]) -> bool:
+        return compete(state, finalists, self._measurer, self._ledger, self._rng)
+
+    def _confirm_starts(self) -> None:
+        """Write down that a computed plan stood against all that was tried."""
+        for state in self.states:
+            if not state.fault and not state.is_confirmed and state.rounds:
+                self._ledger.note(state.task, state.start, "accepted", 1.0)
+                state.is_confirmed = True
+
+    # -- budget -------------------------------------------------------------------------------
+
+    def _has_budget(self) -> bool:
+        if self._budget.trials is not None:
+            return self._trials_left(self._budget.trials) > 0
+        return self._seconds_left() > 0
+
+    def _trials_left(self, trials: int) -> int:
+        return trials - self._ledger.spent_trials - self._ledger.trials
+
+    def _seconds_left(self) -> float:
+        elapsed = self._ledger.seconds
+        if self._budget.seconds is not None:
+            return self._budget.seconds - self._ledger.spent_seconds - elapsed
+        assert self._budget.trials is not None
+        left = self._trials_left(self._budget.trials)
+        return left * elapsed / max(1, self._ledger.trials)
+
+    def _show(self, state: TaskState) -> None:
+        now = time.monotonic()
+        amount = 1.0 if self._budget.seconds is None else now - self._last_shown
+        self._last_shown = now
+        rate = self._ledger.trials / max(1e-9, self._ledger.seconds)
+        left = max(0.0, self._seconds_left())
+        untuned = f"{state.start.cost:.3f}" if state.start.figures else "?"
+        self._progress.advance(
+            amount,
+            f"{state.task.name}: {rate:.1f}/s, best {state.incumbent.cost:.3f} of {untuned}, "
+            f"floor {state.floor:.3f}; all {100 * overall(self.states):.1f} %; "
+            f"{left // 60:.0f}:{left % 60:02.0f} left",
+        )
