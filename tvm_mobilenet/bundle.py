@@ -13,12 +13,10 @@ There is no RPC in it and no Python.
 
 from __future__ import annotations
 
-import gzip
 import re
 import shutil
-import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +27,7 @@ from tvm_mobilenet.artifact import LIBRARY_FILE, MANIFEST_FILE, Artifact, open_a
 from tvm_mobilenet.bundle_trial import Trial, try_bundle
 from tvm_mobilenet.elf import required_versions
 from tvm_mobilenet.errors import SpecError, ToolchainError, error_context
-from tvm_mobilenet.files import new_file, output_error, sha256_of
+from tvm_mobilenet.files import output_error, sha256_of, write_tar_gz
 from tvm_mobilenet.manifest import Manifest
 from tvm_mobilenet.model_text import MODEL_TEXT_FILE, model_text
 from tvm_mobilenet.native_build import build_native
@@ -56,8 +54,6 @@ _LICENSES = (
     ("apache-tvm-ffi", "licenses/NOTICE"),
     ("apache-tvm-ffi", "3rdparty/libbacktrace/LICENSE"),
 )
-_TIME_S = 315_532_800
-"""Every file's time in the archive: 1980, the earliest that zip knows. tar doubts 1970."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +126,7 @@ def bundle_artifact(
         progress.start("trying the program")
         trial = try_bundle(root, PROGRAM, manifest, target)
         progress.done(trial.where)
-        _write_archive(root, out)
+        write_tar_gz(out, _entries(root))
         return Bundle(
             path=str(out),
             size_bytes=out.stat().st_size,
@@ -274,22 +270,8 @@ def _parts(root: Path) -> dict[str, int]:
     return {**parts, "texts": everything - sum(parts.values())}
 
 
-def _write_archive(root: Path, out: Path) -> None:
-    """Pack `root`, with nothing in it that depends on when, where or by whom."""
-
-    def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
-        is_program = info.isdir() or info.name.endswith(PROGRAM) or ".so" in info.name
-        info.mode = 0o755 if is_program else 0o644
-        info.uid = info.gid = 0
-        info.uname = info.gname = ""
-        info.mtime = _TIME_S
-        return info
-
-    with (
-        new_file(out) as unfinished,
-        unfinished.open("wb") as file,
-        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-    ):
-        for entry in sorted([root, *root.rglob("*")]):
-            archive.add(entry, str(entry.relative_to(root.parent)), recursive=False, filter=plain)
+def _entries(root: Path) -> Iterator[tuple[str, bytes, int]]:
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        name = path.relative_to(root.parent).as_posix()
+        is_program = name.endswith(PROGRAM) or ".so" in name
+        yield name, path.read_bytes(), 0o755 if is_program else 0o644

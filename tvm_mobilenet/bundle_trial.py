@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
-import shutil
 import signal
 import statistics
 import subprocess
@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvm_mobilenet.boards.sysroot import emulator_command
 from tvm_mobilenet.elf import host_machine
-from tvm_mobilenet.errors import ArtifactError
+from tvm_mobilenet.errors import ArtifactError, DeviceError, SpecError
 from tvm_mobilenet.manifest import Manifest
 from tvm_mobilenet.targets import TargetSpec
 
 __all__ = ["Trial", "emulator", "try_bundle"]
 
-_ROOTS = {"aarch64": Path("/usr/aarch64-linux-gnu")}
-"""Where Debian's cross packages keep the C library of another architecture."""
+logger = logging.getLogger(__name__)
+
 _TIMEOUT_S = 300
 _STARTS = 5
 _ELEMENT_BYTES = {"bool": 1}
@@ -49,11 +50,11 @@ def emulator(target: TargetSpec, machine: str) -> list[str] | None:
     """Return the command that runs a program for `target` here, empty for none, None for no way."""
     if machine == host_machine():
         return []
-    root = _ROOTS.get(machine)
-    program = shutil.which(f"qemu-{machine}")
-    if root is None or program is None or not root.is_dir() or target.emulation is None:
+    try:
+        return emulator_command(target)
+    except (DeviceError, SpecError) as err:
+        logger.info("not tried: %s", err)
         return None
-    return [program, "-cpu", target.emulation.qemu_cpu, "-L", str(root)]
 
 
 def try_bundle(root: Path, program: str, manifest: Manifest, target: TargetSpec) -> Trial:

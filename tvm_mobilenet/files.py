@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
+import io
 import os
+import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tvm_mobilenet.errors import OutputError
 
-__all__ = ["new_file", "output_error", "sha256_of"]
+__all__ = ["new_file", "output_error", "sha256_of", "write_tar_gz"]
 
 _CHUNK_BYTES = 1 << 20
+_ARCHIVED_AT_S = 315_532_800
+"""Every file's time in an archive: 1980, the earliest that zip knows. tar doubts 1970."""
 
 
 @contextlib.contextmanager
@@ -47,6 +52,24 @@ def new_file(path: Path, *, executable: bool = False) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_tar_gz(path: Path, entries: Iterable[tuple[str, bytes, int]]) -> None:
+    """Write (name, content, mode) entries; nothing in the archive tells when, where or by whom.
+
+    Raises:
+        OutputError: `path` cannot be written.
+    """
+    with (
+        new_file(path) as unfinished,
+        unfinished.open("wb") as file,
+        gzip.GzipFile("", "wb", 9, file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, content, mode in entries:
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.mtime = len(content), mode, _ARCHIVED_AT_S
+            archive.addfile(info, io.BytesIO(content))
 
 
 def output_error(path: Path, err: OSError) -> OutputError:

@@ -91,11 +91,14 @@ def test_the_total_is_that_of_the_classes(count):
     assert all(value > 0 for value in count.classes.values())
 
 
-def test_layers_are_nearly_all_of_it(artifact, count):
+MOST_BESIDE_A_CALL = 2500
+"""What the VM retires itself for one kernel call: registers, allocation, the call (seen: 2,000)."""
+
+
+def test_layers_are_all_but_the_calls_themselves(artifact, count):
     layers = [one.instructions for one in count.layers]
     assert [one.kernel for one in count.layers] == [one.kernel for one in artifact.manifest.layers]
-    assert 0.9 * count.instructions_per_inference <= sum(layers)
-    assert sum(layers) <= count.instructions_per_inference
+    assert 0 <= count.outside_layers <= MOST_BESIDE_A_CALL * len(layers)
     assert count.outside_layers == count.instructions_per_inference - sum(layers)
 
 

@@ -184,6 +184,6 @@ def test_ctrl_c_leaves_nothing_half_written(cli, tiny_onnx: Path, tmp_path: Path
     def interrupted(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(toolchain, "_run", interrupted)
+    monkeypatch.setattr(toolchain, "run_compiler", interrupted)
     assert "interrupted" in cli("compile", tiny_onnx, "-o", tmp_path / "build").fails(130)
     assert list(tmp_path.iterdir()) == []

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import os
 import shutil
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mobilenet.errors import ArtifactError
-from tvm_mobilenet.files import new_file, output_error
+from tvm_mobilenet.files import output_error, sha256_of, write_tar_gz
 from tvm_mobilenet.native_build import build_native
 from tvm_mobilenet.runtime_libs import RuntimeLibs, cache_folder, runtime_libs
 from tvm_mobilenet.targets import shipped_folder
@@ -60,21 +57,13 @@ def bundle_board(target: TargetSpec, output: Path) -> BoardArchive:
     """
     libs = runtime_libs(target)
     entries = list(_entries(target, libs))
-    with new_file(output) as unfinished:
-        with (
-            unfinished.open("wb") as raw,
-            gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-        ):
-            for name, content, mode in entries:
-                info = tarfile.TarInfo(f"{TOP_FOLDER}/{name}")
-                info.size, info.mode = len(content), mode
-                archive.addfile(info, io.BytesIO(content))
-        data = unfinished.read_bytes()
+    write_tar_gz(
+        output, ((f"{TOP_FOLDER}/{name}", content, mode) for name, content, mode in entries)
+    )
     return BoardArchive(
         path=output,
-        size_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=output.stat().st_size,
+        sha256=sha256_of(output),
         target=target.name,
         glibc=target.link.glibc,
         files=tuple(name for name, _, _ in entries),
