@@ -106,7 +106,11 @@ def test_a_training_that_is_stopped_leaves_its_checkpoint_alone(tmp_path: Path, 
     weights, model = tmp_path / "w.safetensors", "mobilenet_v1_0.25_32"
     words = ["train", model, "--data", "digits", "-o", str(weights)]
     with subprocess.Popen(
-        [sys.executable, "-m", "tvm_mobilenet", *words], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tvm_mobilenet", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in the background with SIGINT ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 60
         while not Path(f"{weights}.checkpoint").exists() and time.monotonic() < deadline:
