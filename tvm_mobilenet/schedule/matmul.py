@@ -63,7 +63,7 @@ _PACKED_FROM_ROWS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class MatmulPlan:
-    """How a matrix product is computed; every field is free for a search to change."""
+    """How a matrix product is computed; `tuning/space.py` says what a search may change."""
 
     row_tile: int
     """Rows of the register tile."""

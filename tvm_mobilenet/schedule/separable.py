@@ -54,7 +54,7 @@ __all__ = ["ApartPlan", "SeparablePlan", "packs_pair", "plan_separable", "write_
 
 @dataclass(frozen=True, kw_only=True)
 class SeparablePlan:
-    """How the pair is computed; every field is free for a search to change."""
+    """How the pair is computed; `tuning/space.py` says what a search may change."""
 
     row_block: int
     """Output rows of one task; tasks are cut among the threads."""
