@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 import tvm_mobilenet
-from tvm_mobilenet.manifest import Manifest
 from tvm_mobilenet.gpu import Gpu
+from tvm_mobilenet.manifest import Manifest
 from tvm_mobilenet.targets import Cpu, Link, TvmOptions, list_targets
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ __all__ = ["Architecture", "CpuFamily", "Gpu"]
 Architecture = Literal["midgard", "bifrost", "valhall", "generic"]
 
 CpuFamily = Literal["dense", "pool", "fallback"]
-"""Kernels that a target may leave to the CPU: little work, or work with no GPU kernel of its own."""
+"""Kernels that a target may leave to its CPU: little work, or work that no kernel is made for."""
 
 
 class Gpu(BaseModel):

@@ -1,8 +1,8 @@
 """What a model is compiled for: one TOML file a board, or the machine at hand.
 
 A target names everything that the schedules are computed from (vector width, number of vector
-registers, shape of the multiply-add, caches, cores; of a GPU, what is in `gpu`), what the code generator and the linker are told, and
-where each figure comes from.
+registers, shape of the multiply-add, caches, cores; of a GPU, what is in `gpu`), what the code
+generator and the linker are told, and where each figure comes from.
 """
 
 from __future__ import annotations
