@@ -25,7 +25,8 @@ from tvm_mobilenet.schedule.emit import (
     call_llvm,
     constant,
 )
-from tvm_mobilenet.schedule.neon_tile import LANES, panel_code
+from tvm_mobilenet.schedule.neon_panel import panel_code
+from tvm_mobilenet.schedule.neon_tile import LANES
 from tvm_mobilenet.schedule.register_tile import Panel
 
 if TYPE_CHECKING:
