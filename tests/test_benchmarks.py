@@ -252,8 +252,11 @@ def test_int8_outputs_are_judged_in_quantization_steps():
 
 
 def test_an_engine_whose_output_changes_while_it_is_timed_is_taken_out():
-    class Drifting:
-        def outputs(self):
+    class Drifting(Worker):
+        def __init__(self):
+            pass  # no process
+
+        def outputs(self, timeout_s=0.0):
             return (np.array([2.0]),)
 
     entry = Entry("mnn", 1, turns=[(1.0,)])
