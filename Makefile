@@ -11,7 +11,11 @@ WORKERS ?= 2
 EMULATOR := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
 ARM_LIBRARIES := /usr/aarch64-linux-gnu/lib
 
-.PHONY: help venv emulator run test test-slow lint format bench clean
+# What the OpenCL runtime is built with, and a device for any processor to test it on.
+OPENCL := g++ opencl-c-headers ocl-icd-libopencl1 pocl-opencl-icd
+OPENCL_CROSS := g++-aarch64-linux-gnu
+
+.PHONY: help venv emulator opencl run test test-slow lint format bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,10 +43,20 @@ emulator:  ## install what an emulated Arm board needs, with apt
 	fi; \
 	echo "no emulated Arm board here: install $(EMULATOR); without them its tests are skipped" >&2
 
-test: lint emulator  ## lint, types and the tests
+opencl:  ## install an OpenCL device that is this processor, with apt
+	@if test -e /usr/include/CL/cl.h && ls /etc/OpenCL/vendors/*.icd >/dev/null 2>&1 && \
+	    command -v g++ >/dev/null && command -v aarch64-linux-gnu-g++ >/dev/null; then exit 0; fi; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	  echo "installing $(OPENCL) $(OPENCL_CROSS)" >&2; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends $(OPENCL) $(OPENCL_CROSS) >/dev/null && exit 0; \
+	fi; \
+	echo "no OpenCL here: install $(OPENCL) $(OPENCL_CROSS); without them its tests are skipped" >&2
+
+test: lint emulator opencl  ## lint, types and the tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-slow: $(STAMP) emulator  ## the long tests
+test-slow: $(STAMP) emulator opencl  ## the long tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 lint: $(STAMP)  ## ruff and mypy

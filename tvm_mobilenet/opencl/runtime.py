@@ -11,14 +11,11 @@ import ctypes
 import importlib.util
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvm_mobilenet.errors import DeviceError
 from tvm_mobilenet.opencl.building import built_for_this_machine, opencl_runtime
-from tvm_mobilenet.opencl.facts import OpenCLFacts
-
-if TYPE_CHECKING:
-    from tvm_mobilenet.opencl.facts import OpenCLDevice
+from tvm_mobilenet.opencl.facts import OpenCLDevice, OpenCLFacts
 
 __all__ = ["autoload", "describe", "device_error", "ensure_runtime", "local_device"]
 
@@ -122,9 +119,7 @@ def _load(path: Path) -> None:
 def _stock_devices() -> tuple[OpenCLDevice, ...]:
     import tvm
 
-    from tvm_mobilenet.opencl.facts import OpenCLDevice
-
-    found = []
+    found: list[OpenCLDevice] = []
     while (device := tvm.opencl(len(found))).exist:
         found.append(
             OpenCLDevice(
