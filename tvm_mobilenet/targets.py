@@ -34,6 +34,7 @@ __all__ = [
     "HOST",
     "Cpu",
     "Emulation",
+    "InstructionWeights",
     "Link",
     "TargetSpec",
     "TvmOptions",
@@ -136,6 +137,29 @@ class Emulation(_Section):
     """The emulator's `-cpu`."""
 
 
+class InstructionWeights(_Section):
+    """What instructions cost beside each other, by class; for tuning by counted instructions.
+
+    The unit is that of a multiply-add of full vector width.
+    """
+
+    fma: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Vector and floating-point multiply-adds."""
+    simd: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Every other vector or floating-point instruction."""
+    load_store: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Loads and stores of any register; in kernels nearly all are loads of full vectors."""
+    branch: float = Field(gt=0, le=100, allow_inf_nan=False)
+    other: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Integer arithmetic, addresses and moves."""
+    source: str = Field(min_length=1)
+    """Where the weights come from: the core's published optimisation guide."""
+
+    def by_class(self) -> dict[str, float]:
+        """Return the weights alone, keyed by class."""
+        return self.model_dump(exclude={"source"})
+
+
 _FIGURES = tuple(name for name, field in Cpu.model_fields.items() if field.annotation is int)
 
 
@@ -149,6 +173,7 @@ class TargetSpec(_Section):
     link: Link
     cpu: Cpu
     emulation: Emulation | None = None
+    instruction_weights: InstructionWeights | None = None
     sources: dict[str, str]
     """Where each figure of `cpu` comes from, keyed by its field."""
 
@@ -281,6 +306,7 @@ def _say(problem: Mapping[str, Any]) -> str:
             "link": Link,
             "cpu": Cpu,
             "emulation": Emulation,
+            "instruction_weights": InstructionWeights,
         }
         parent = sections.get(location[0], TargetSpec) if len(location) > 1 else TargetSpec
         return f"unknown key {field!r}{_closest(location[-1], parent)}"
