@@ -11,7 +11,7 @@ WORKERS ?= 2
 EMULATOR := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
 ARM_LIBRARIES := /usr/aarch64-linux-gnu/lib
 
-.PHONY: help venv emulator run test test-slow lint format bench clean
+.PHONY: help venv emulator run test test-slow lint format bench bench-families clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,8 +54,11 @@ format: $(STAMP)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## side by side with ONNX Runtime, OpenVINO and ncnn
+bench: $(STAMP)  ## side by side with ONNX Runtime, OpenVINO, ncnn, MNN and LiteRT
 	$(BIN)/python benchmarks/compare.py
+
+bench-families: $(STAMP)  ## the same for MobileNetV2, V3-Large, V3-Small and V4-Conv-Small
+	$(BIN)/python benchmarks/compare.py --families
 
 clean:  ## remove everything that was made, the environment included
 	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache .mypy_cache

@@ -72,7 +72,7 @@ WORKLOADS: dict[str, Any] = {
 }
 LARGE = ("batch", "five", "wide")
 COMPUTED = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in WORKLOADS]
-TARGETS = [name for name in list_targets() if name != "host"]
+TARGETS = [name for name in list_targets() if name != "host" and load_target(name).gpu is None]
 
 
 def compute(workload: Any, plan: Any, target: TargetSpec) -> tuple[np.ndarray, np.ndarray]:

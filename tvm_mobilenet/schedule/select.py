@@ -1,8 +1,7 @@
 """Choose a kernel for each convolution, dense layer and global pool of a module in NHWC.
 
-What follows a convolution and reads nothing but its result and constants (bias, hard-swish, bounds
-of the activation) or a tensor of its shape (the residual of an inverted bottleneck) goes into its
-kernel, and so does the gate of squeeze-and-excite that scales its input.
+What follows a convolution goes into its kernel as far as `tvm_mobilenet.schedule.chain` can follow
+it, and so does the gate of squeeze-and-excite that scales its input.
 Weights are packed here, once, at compile time.
 """
 
@@ -23,6 +22,7 @@ from tvm_mobilenet.frontend.dataflow import (
     is_call,
     static_shape,
 )
+from tvm_mobilenet.schedule.chain import Chain, ChainFollower
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
 from tvm_mobilenet.schedule.gated import plan_gated, write_gated
@@ -96,19 +96,6 @@ def select_kernels(mod: IRModule, cpu: Cpu, recorded: PlanSource | None = None) 
     return Selection(new, selector.kernels)
 
 
-@dataclass
-class _Chain:
-    """An anchor and the bindings after it that its kernel takes over."""
-
-    last: Any
-    members: list[Any]
-    epilogue: Epilogue
-    bias: np.ndarray | None = None
-    residual: Any | None = None
-    factor: float = 1.0
-    """To multiply the weights by; the bias has it already."""
-
-
 class _Selector:
     def __init__(self, mod: IRModule, cpu: Cpu, recorded: PlanSource | None) -> None:
         self.flow = Dataflow(mod)
@@ -117,6 +104,7 @@ class _Selector:
         self._apart: dict[Any, Any] = {}
         self._tuned: set[tuple[Workload, Any]] = set()
         self.users = self.flow.users()
+        self.chains = ChainFollower(self.users)
         self.definitions = self.flow.definitions()
         self.position = {binding.var: i for i, binding in enumerate(self.flow.bindings)}
         self.functions: dict[Any, PrimFunc] = {}
@@ -166,7 +154,7 @@ class _Selector:
         if weight is None or reason is not None:
             logger.info("%s: no kernel family: %s", binding.var.name, reason)
             return
-        chain = self._chain(binding.var)
+        chain = self.chains.follow(binding.var)
         weight = weight * np.float32(chain.factor)
         x, layout = self._input(call.args[0])
         shape = static_shape(call.args[0])
@@ -232,7 +220,7 @@ class _Selector:
                 lambda: write_conv(workload, conv_plan),
             )
 
-    def _gated(self, chain: _Chain, conv: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
+    def _gated(self, chain: Chain, conv: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
         """Take over the gate of squeeze-and-excite that only this convolution's input is from."""
         call = self.definitions.get(x)
         if not is_call(call, "multiply") or len(self.users[x]) != 1:
@@ -266,7 +254,7 @@ class _Selector:
         )
         return True
 
-    def _separable(self, chain: _Chain, workload: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
+    def _separable(self, chain: Chain, workload: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
         """Fuse a depthwise convolution with the pointwise one that alone reads it, if it pays."""
         readers = self.users.get(chain.last, [])
         if chain.residual is not None or len(readers) != 1 or readers[0].var is None:
@@ -281,7 +269,7 @@ class _Selector:
         is_plain = pointwise_weight.shape[1:3] == (1, 1) and int(attrs.groups) == 1
         if not is_plain or _pair(attrs.strides) != (1, 1) or any(int(p) for p in attrs.padding):
             return False
-        following = self._chain(reader.var)
+        following = self.chains.follow(reader.var)
         pointwise_weight = pointwise_weight * np.float32(following.factor)
         pair = SeparableWorkload(
             depthwise=workload,
@@ -321,7 +309,7 @@ class _Selector:
         if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or len(shape) < 2:
             logger.info("%s: no kernel family: matmul of two tensors", binding.var.name)
             return
-        chain = self._chain(binding.var)
+        chain = self.chains.follow(binding.var)
         weight = weight * np.float32(chain.factor)
         rows = int(np.prod(shape[:-1]))
         workload = MatmulWorkload(
@@ -348,7 +336,7 @@ class _Selector:
         workload = PoolWorkload(batch=shape[0], pixels=shape[1] * shape[2], channels=shape[3])
         plan = self._plan("pool", workload, plan_pool)
         out_shape = static_shape(binding.var)
-        chain = _Chain(binding.var, [binding.var], Epilogue())
+        chain = Chain(binding.var, [binding.var], Epilogue())
         self._place(
             chain,
             "pool",
@@ -372,94 +360,9 @@ class _Selector:
             return value.args[0], "NCHW"
         return x, "NHWC"
 
-    def _chain(self, anchor: Any) -> _Chain:
-        """Follow the single reader of each result as long as the kernel can take it over."""
-        chain = _Chain(anchor, [anchor], Epilogue())
-        while True:
-            readers = self.users.get(chain.last, [])
-            if any(reader.var is None for reader in readers):
-                return chain
-            if len(readers) == 1 and self._absorb(chain, readers[0]):
-                taken = [readers[0].var]
-            elif len(readers) == 2:
-                taken = self._hard_swish(chain)
-            else:
-                return chain
-            if not taken:
-                return chain
-            chain.last = taken[-1]
-            chain.members.extend(taken)
-
-    def _hard_swish(self, chain: _Chain) -> list[Any]:
-        """Take over x * clip(x / 6 + 1/2, 0, 1), the one spelling there is; return its bindings."""
-        x = chain.last
-        if not _is_linear(chain.epilogue):
-            return []
-        taken: list[Any] = []
-        readers = self.users.get(x, [])
-        for name, constant in _HARD_SWISH:
-            steps = [r for r in readers if _is_step(r.value, name, constant)]
-            if len(steps) != 1 or len(readers) != (1 if taken else 2):
-                return []
-            taken.append(steps[0].var)
-            readers = self.users.get(taken[-1], [])
-        if len(readers) != 1 or not is_call(readers[0].value, "multiply"):
-            return []
-        if not any(arg.same_as(x) for arg in readers[0].value.args):
-            return []
-        chain.epilogue = replace(chain.epilogue, activation="hard-swish")
-        return [*taken, readers[0].var]
-
-    def _absorb(self, chain: _Chain, reader: Binding) -> bool:
-        call, epilogue = reader.value, chain.epilogue
-        if is_call(call, "multiply") and _is_linear(epilogue) and not epilogue.residual:
-            factor = _scalar_operand(call, "multiply")
-            if factor is None or static_shape(reader.var) != static_shape(chain.last):
-                return False
-            chain.factor *= factor
-            if chain.bias is not None:
-                chain.bias = chain.bias * np.float32(factor)
-            return True
-        if is_call(call, "add") and _is_linear(epilogue):
-            other = call.args[1] if call.args[0].same_as(chain.last) else call.args[0]
-            array = constant_array(other)
-            shape = static_shape(chain.last)
-            if array is not None and array.size == 1 and array.ndim <= len(shape):
-                array = np.full(shape[-1], array.reshape(()))
-            if array is not None and array.size == shape[-1] and array.shape[-1:] == shape[-1:]:
-                if chain.residual is not None:
-                    return False
-                bias = array.reshape(-1).astype("float32")
-                chain.bias = bias if chain.bias is None else chain.bias + bias
-                chain.epilogue = replace(epilogue, bias=True)
-                return True
-            if (
-                chain.residual is None
-                and isinstance(other, relax.Var)
-                and not other.same_as(chain.last)
-                and static_shape(other) == shape
-            ):
-                chain.residual = other
-                chain.epilogue = replace(epilogue, residual=True)
-                return True
-            return False
-        bound = _scalar_operand(call, "maximum", "minimum")
-        if bound is None:
-            return False
-        if is_call(call, "maximum"):
-            # After an upper bound a lower one wins; the kernel applies the lower first.
-            if epilogue.high < bound:
-                return False
-            chain.epilogue = replace(epilogue, low=max(epilogue.low, bound))
-        else:
-            if bound < epilogue.low:
-                return False
-            chain.epilogue = replace(epilogue, high=min(epilogue.high, bound))
-        return True
-
     def _place(
         self,
-        chain: _Chain,
+        chain: Chain,
         family: str,
         workload: Workload,
         plan: Any,
@@ -512,32 +415,6 @@ _FLOAT32 = ("float32",)
 def _pair(values: Any) -> tuple[int, int]:
     first, second = (int(v) for v in values)
     return first, second
-
-
-_HARD_SWISH = (("multiply", 1 / 6), ("add", 0.5), ("maximum", 0.0), ("minimum", 1.0))
-"""The gate of hard-swish, as `spell_hard_activations` writes it."""
-
-
-def _is_linear(epilogue: Epilogue) -> bool:
-    """Tell whether nothing but a bias and a residual has been applied so far."""
-    has_bounds = epilogue.low != -np.inf or epilogue.high != np.inf
-    return not has_bounds and epilogue.activation == "none"
-
-
-def _scalar_operand(call: Any, *names: str) -> float | None:
-    """Return the constant of `op(x, c)` with `op` one of `names`, in either order."""
-    if not is_call(call, *names):
-        return None
-    for arg in call.args:
-        array = constant_array(arg)
-        if array is not None:
-            return float(array.reshape(())) if array.size == 1 else None
-    return None
-
-
-def _is_step(call: Any, name: str, constant: float) -> bool:
-    operand = _scalar_operand(call, name)
-    return operand is not None and abs(operand - constant) < 1e-6
 
 
 def _unserved_convolution(call: Any, weight: np.ndarray | None) -> str | None:
