@@ -9,9 +9,11 @@ WORKERS ?= 2
 # What an emulated Arm board needs beyond PyPI, as Debian and Ubuntu name it; `make test` installs it
 # where it may. tvm_mobilenet/boards/sysroot.py looks for the same.
 EMULATOR := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
+# What opens a report in its tests; installed likewise.
+BROWSER := chromium
 ARM_LIBRARIES := /usr/aarch64-linux-gnu/lib
 
-.PHONY: help venv emulator run test test-slow lint format bench bench-families clean
+.PHONY: help venv emulator browser run test test-slow lint format bench bench-families clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,7 +41,16 @@ emulator:  ## install what an emulated Arm board needs, with apt
 	fi; \
 	echo "no emulated Arm board here: install $(EMULATOR); without them its tests are skipped" >&2
 
-test: lint emulator  ## lint, types and the tests
+browser:  ## install what looks at a report in its tests, with apt
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then exit 0; fi; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	  echo "installing $(BROWSER)" >&2; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends $(BROWSER) >/dev/null && exit 0; \
+	fi; \
+	echo "no browser here: install $(BROWSER); without it the tests that look at a report are skipped" >&2
+
+test: lint emulator browser  ## lint, types and the tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-slow: $(STAMP) emulator  ## the long tests

@@ -82,7 +82,8 @@ class LocalExecutor:
         The process's figures: what else it does meanwhile is counted too, and opening another
         executor begins the peak anew.
         """
-        return Memory(self._before_bytes, max(self._before_bytes, peak_bytes()))
+        now = resident_bytes()
+        return Memory(self._before_bytes, max(self._before_bytes, now, peak_bytes()), now)
 
     def close(self) -> None:
         """End the threads."""
