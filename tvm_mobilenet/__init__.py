@@ -25,6 +25,7 @@ _EXPORTS = {
     "load_target": ("tvm_mobilenet.targets", "load_target"),
     "measure_artifact": ("tvm_mobilenet.measure", "measure"),
     "open_artifact": ("tvm_mobilenet.artifact", "open_artifact"),
+    "quantize_model": ("tvm_mobilenet.quantize.quantizer", "quantize_model"),
     "run_model": ("tvm_mobilenet.run", "run"),
     "run_tracker": ("tvm_mobilenet.rpc.tracker", "run_tracker"),
     "serve_board": ("tvm_mobilenet.rpc.serve", "serve_board"),
@@ -32,6 +33,7 @@ _EXPORTS = {
     "stop_board": ("tvm_mobilenet.boards.emulator", "stop_board"),
     "train_model": ("tvm_mobilenet.train", "train"),
     "tune_model": ("tvm_mobilenet.tune", "tune_model"),
+    "write_report": ("tvm_mobilenet.report.write", "write_report"),
     "verify_artifact": ("tvm_mobilenet.verify.report", "verify"),
 }
 """Name here, and where it comes from. A name that is also a module's cannot be used: importing the

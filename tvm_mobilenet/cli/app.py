@@ -23,6 +23,8 @@ from tvm_mobilenet.cli import (
     logs,
     measure,
     models,
+    quantize,
+    report,
     run,
     serve,
     targets,
@@ -83,6 +85,9 @@ app.command(epilog=_example("train mobilenet_v1_0.25_32 --data digits -o digits.
 app.command(
     epilog=_example("export mobilenet_v1_0.25_32 --weights digits.safetensors -o digits.onnx")
 )(export.export)
+app.command(epilog=_example("quantize mobilenet_v1_0.5_160 --calibration random -o half.onnx"))(
+    quantize.quantize
+)
 app.command("compile", epilog=_example("compile mobilenet_v1_0.5_160 --target rpi4 -o rpi4/"))(
     compile_command.compile_
 )
@@ -92,6 +97,7 @@ app.command(epilog=_example("measure host/ --threads 1 --profile"))(measure.meas
 app.command(epilog=_example("classify host/ cat.jpg dog.png"))(classify.classify)
 app.command(epilog=_example("bundle rpi4/ -o product.tar.gz"))(bundle.bundle)
 app.command(epilog=_example("run mobilenet_v1_0.5_160 -o out/half"))(run.run)
+app.command(epilog=_example("report measure.json verify.json host/ -o report.html"))(report.report)
 
 app.command(epilog=_example("tracker --port 9190"))(tracker.tracker)
 app.command(epilog=_example("devices --tracker 127.0.0.1:9190"))(devices.devices)
