@@ -241,3 +241,24 @@ def test_a_vector_multiply_add_becomes_one_instruction_of_full_width(name: str):
     schedule.vectorize(schedule.split(loop, [None, spec.cpu.lanes("float32")])[1])
     library = tvm.compile(schedule.mod, target=spec.tvm_target())
     assert re.search(FULL_WIDTH_FMA[spec.cpu.isa], library.mod.inspect_source("asm"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_instruction_weights_have_a_source_and_change_no_code(name: str):
+    spec = load_target(name)
+    if spec.instruction_weights is None:
+        assert spec.gpu is not None or not spec.tvm.mtriple.startswith("aarch64")
+        return
+    assert spec.instruction_weights.by_class()["fma"] == 1
+    assert "Optimization Guide" in spec.instruction_weights.source
+    silent = spec.model_copy(update={"instruction_weights": None})
+    assert silent.fingerprint() == spec.fingerprint()
+
+
+def test_instruction_weights_are_checked(tmp_path: Path):
+    free = edited(tmp_path, ("load_store = 0.5", "load_store = 0"))
+    with pytest.raises(SpecError, match=r"instruction_weights.load_store is 0: .* greater than 0"):
+        load_target(free)
+    odd = edited(tmp_path, ("load_store = 0.5", "loads = 0.5"))
+    with pytest.raises(SpecError, match=r"unknown key 'instruction_weights.loads'.*load_store"):
+        load_target(odd)

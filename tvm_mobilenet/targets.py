@@ -35,6 +35,7 @@ __all__ = [
     "HOST",
     "Cpu",
     "Emulation",
+    "InstructionWeights",
     "Link",
     "TargetSpec",
     "TvmOptions",
@@ -138,6 +139,29 @@ class Emulation(_Section):
     """The emulator's `-cpu`."""
 
 
+class InstructionWeights(_Section):
+    """What instructions cost beside each other, by class; for tuning by counted instructions.
+
+    The unit is that of a multiply-add of full vector width.
+    """
+
+    fma: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Vector and floating-point multiply-adds."""
+    simd: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Every other vector or floating-point instruction."""
+    load_store: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Loads and stores of any register; in kernels nearly all are loads of full vectors."""
+    branch: float = Field(gt=0, le=100, allow_inf_nan=False)
+    other: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Integer arithmetic, addresses and moves."""
+    source: str = Field(min_length=1)
+    """Where the weights come from: the core's published optimisation guide."""
+
+    def by_class(self) -> dict[str, float]:
+        """Return the weights alone, keyed by class."""
+        return self.model_dump(exclude={"source"})
+
+
 _FIGURES = tuple(name for name, field in Cpu.model_fields.items() if field.annotation is int)
 _GPU_FIGURES = tuple(
     name for name, field in Gpu.model_fields.items() if field.annotation in (int, float, bool)
@@ -159,6 +183,7 @@ class TargetSpec(_Section):
     gpu: Gpu | None = None
     """The OpenCL device, where `tvm.kind` is `opencl`."""
     emulation: Emulation | None = None
+    instruction_weights: InstructionWeights | None = None
     sources: dict[str, str]
     """Where each figure of `cpu` comes from, keyed by its field."""
     gpu_sources: dict[str, str] = {}
@@ -362,6 +387,7 @@ def _say(problem: Mapping[str, Any]) -> str:
             "cpu": Cpu,
             "gpu": Gpu,
             "emulation": Emulation,
+            "instruction_weights": InstructionWeights,
         }
         parent = sections.get(location[0], TargetSpec) if len(location) > 1 else TargetSpec
         return f"unknown key {field!r}{_closest(location[-1], parent)}"
