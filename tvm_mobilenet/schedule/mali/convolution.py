@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -316,7 +316,7 @@ def _just(value: int) -> Iterator[int]:
     yield value
 
 
-def _few(channels: int) -> list[object]:
+def _few(channels: int) -> list[Any]:
     """Return contexts that yield each channel: written out if few, one loop if many."""
     if channels <= _FEW_CHANNELS:
         return [_just(c) for c in range(channels)]

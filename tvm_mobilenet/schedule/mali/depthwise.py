@@ -93,9 +93,7 @@ def depthwise_cost(workload: ConvWorkload, plan: GpuDepthwisePlan) -> ItemCost:
         own_loads=pixels + stores + (taps if is_along_channels else 0),
         shared_loads=0 if is_along_channels else taps,
         registers=ADDRESSING_REGISTERS
-        + math.ceil(
-            plan.lanes * (plan.column_tile * sum_words + (workload.kernel[1] + 1) * words)
-        ),
+        + math.ceil(plan.lanes * (plan.column_tile * sum_words + (workload.kernel[1] + 1) * words)),
     )
 
 

@@ -36,9 +36,8 @@ def schedule_gpu_fallback(mod: IRModule, own: set[str], gpu: Gpu) -> IRModule:
         try:
             scheduled = _scheduled(function, min(_GROUP, gpu.max_work_group))
         except ScheduleError as err:
-            raise CompileError(
-                f"kernel {global_var.name_hint}: no GPU schedule: {str(err).strip().splitlines()[0]}"
-            ) from err
+            reason = str(err).strip().splitlines()[0]
+            raise CompileError(f"kernel {global_var.name_hint}: no GPU schedule: {reason}") from err
         for key, value in dict(function.attrs or {}).items():
             scheduled = scheduled.with_attr(str(key), value)
         result.update_func(global_var, scheduled)
@@ -86,14 +85,12 @@ def _spread(schedule: Any, block: Any, group: int) -> None:
     loops = schedule.get_loops(block)
     kinds = [var.iter_type for var in schedule.get(block).iter_vars]
     if len(kinds) != len(loops):
-        kinds = [IterVar.DataPar] * len(loops) if not kinds else kinds
+        kinds = [IterVar.DataPar] * len(loops)  # a block without variables reduces nothing
     if not loops:
         unit = schedule.add_unit_loop(block)
         schedule.bind(unit, "threadIdx.x")
         return
-    parallel = [
-        loop for loop, kind in zip(loops, kinds, strict=True) if kind == IterVar.DataPar
-    ]
+    parallel = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == IterVar.DataPar]
     reduced = [loop for loop in loops if loop not in parallel]
     if not parallel:
         parallel = [schedule.add_unit_loop(loops[0])]

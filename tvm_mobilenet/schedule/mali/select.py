@@ -161,7 +161,7 @@ class _Selector:
             self._place(chain, "conv", workload, [x], weight.transpose(0, 3, 1, 2))
 
     def _gate_of(self, x: Any) -> tuple[Any, Any] | None:
-        """Return image and gate of squeeze-and-excite that only this convolution's input is from."""
+        """Return image and gate of squeeze-and-excite that only this input is computed from."""
         call = self._definitions.get(x)
         if not is_call(call, "multiply") or len(self._users[x]) != 1:
             return None
