@@ -25,6 +25,7 @@ _EXPORTS = {
     "load_target": ("tvm_mobilenet.targets", "load_target"),
     "measure_artifact": ("tvm_mobilenet.measure", "measure"),
     "open_artifact": ("tvm_mobilenet.artifact", "open_artifact"),
+    "quantize_model": ("tvm_mobilenet.quantize.quantizer", "quantize_model"),
     "run_model": ("tvm_mobilenet.run", "run"),
     "run_tracker": ("tvm_mobilenet.rpc.tracker", "run_tracker"),
     "serve_board": ("tvm_mobilenet.rpc.serve", "serve_board"),

@@ -23,6 +23,7 @@ from tvm_mobilenet.cli import (
     logs,
     measure,
     models,
+    quantize,
     report,
     run,
     serve,
@@ -84,6 +85,9 @@ app.command(epilog=_example("train mobilenet_v1_0.25_32 --data digits -o digits.
 app.command(
     epilog=_example("export mobilenet_v1_0.25_32 --weights digits.safetensors -o digits.onnx")
 )(export.export)
+app.command(epilog=_example("quantize mobilenet_v1_0.5_160 --calibration random -o half.onnx"))(
+    quantize.quantize
+)
 app.command("compile", epilog=_example("compile mobilenet_v1_0.5_160 --target rpi4 -o rpi4/"))(
     compile_command.compile_
 )
