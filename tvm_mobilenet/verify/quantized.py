@@ -45,6 +45,7 @@ class IntegerReference:
         float_model: onnx.ModelProto | None = None,
     ) -> None:
         self._scales = _scales(model)
+        self._is_other_model = float_model is not None
         self.values = _run(model, names, feeds, optimize=True)
         """By tensor, as in ONNX: integers where the tensor is quantized."""
         sources = {
@@ -74,7 +75,11 @@ class IntegerReference:
         return steps_apart(theirs, in_onnx_layout(ours, layout).reshape(theirs.shape))
 
     def signal_to_noise_db(self, name: str) -> float | None:
-        """Return how far quantization has brought a tensor from the float model, in dB."""
+        """Return how far quantization has brought a tensor from the float model, in dB.
+
+        Another float model than this one's own may have channels of another size, evened out since:
+        it is compared up to a factor for each channel.
+        """
         values, floats = self.values.get(name), self._floats.get(name)
         if values is None or floats is None or values.shape != floats.shape:
             return None
@@ -82,9 +87,19 @@ class IntegerReference:
         if name in self._scales:
             scale = self._scales[name]
             found = (found - scale.zero_point.astype(np.float64)) * scale.scale.astype(np.float64)
-        error = float(np.square(found - floats).sum())
-        signal = float(np.square(floats, dtype=np.float64).sum())
+        expected = floats.astype(np.float64)
+        if self._is_other_model and found.ndim == 4:
+            expected = expected * _factors(found, expected)
+        error = float(np.square(found - expected).sum())
+        signal = float(np.square(expected).sum())
         return 10 * float(np.log10(signal / error)) if error > 0 and signal > 0 else None
+
+
+def _factors(found: Array, expected: Array) -> Array:
+    """Return the factor for each channel (1, C, 1, 1) that brings `expected` nearest to `found`."""
+    product = (found * expected).sum(axis=(0, 2, 3), keepdims=True)
+    power = np.square(expected).sum(axis=(0, 2, 3), keepdims=True)
+    return np.divide(product, power, out=np.ones_like(power), where=power > 0)
 
 
 def steps_apart(theirs: Array, ours: Array) -> int:
