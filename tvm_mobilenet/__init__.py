@@ -17,6 +17,7 @@ _EXPORTS = {
     "compile_model": ("tvm_mobilenet.workflow", "compile_model"),
     "connect_device": ("tvm_mobilenet.rpc.board_device", "connect"),
     "diagnose_device": ("tvm_mobilenet.rpc.doctor", "diagnose"),
+    "explore": ("tvm_mobilenet.exploration.explorer", "explore"),
     "export_onnx": ("tvm_mobilenet.export", "export_onnx"),
     "list_devices": ("tvm_mobilenet.rpc.devices", "list_devices"),
     "list_boards": ("tvm_mobilenet.boards.registry", "list_boards"),
