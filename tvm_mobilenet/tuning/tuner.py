@@ -413,7 +413,8 @@ class Tuner:
         over = f", {best / state.floor:.2f}x its floor" if state.floor else ""
         self._progress.advance(
             amount,
-            f"{state.task.name}: best {best:.3f}, {share}{over}; all {100 * overall(self.states):.1f} "
-            f"%; {self._built / seconds:.1f} built/s, {self._ledger.trials / seconds:.1f} measured/s; "
+            f"{state.task.name}: best {best:.3f}, {share}{over}; all "
+            f"{100 * overall(self.states):.1f} %; {self._built / seconds:.1f} built/s, "
+            f"{self._ledger.trials / seconds:.1f} measured/s; "
             f"{left // 60:.0f}:{left % 60:02.0f} left",
         )
