@@ -18,7 +18,7 @@ from tvm_mobilenet.tuning.records import (
     plan_from,
     workload_from,
 )
-from tvm_mobilenet.tuning.space import plan_fault
+from tvm_mobilenet.tuning.spaces import fault_for
 from tvm_mobilenet.tuning.store import (
     Problem,
     Reading,
@@ -128,7 +128,7 @@ def _fault(record: TrialRecord, target: TargetSpec) -> str | None:
     if reason is not None:
         return reason
     try:
-        return plan_fault(workload_from(record.workload), plan_from(record.plan), target.cpu)
+        return fault_for(workload_from(record.workload), plan_from(record.plan), target)
     except LineError as err:
         return str(err)
 

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from tvm_mobilenet._tvm import IRModule, PrimFunc
 from tvm_mobilenet.schedule.convolution import ConvPlan, pack_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan, pack_depthwise, write_depthwise
+from tvm_mobilenet.schedule.mali import families
+from tvm_mobilenet.schedule.mali.families import GpuPlan
 from tvm_mobilenet.schedule.matmul import MatmulPlan, pack_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import PoolPlan, write_pool
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan, write_separable
@@ -52,6 +54,8 @@ def kernel_module(workload: TunableWorkload, plan: Plan) -> IRModule:
 
 
 def _functions(workload: TunableWorkload, plan: Plan) -> dict[str, PrimFunc]:
+    if isinstance(plan, GpuPlan):
+        return {"first": families.write(workload, plan)}
     if isinstance(workload, SeparableWorkload):
         shape = output_shape(workload)
         if isinstance(plan, ApartPlan):
@@ -82,6 +86,9 @@ def _functions(workload: TunableWorkload, plan: Plan) -> dict[str, PrimFunc]:
 def calls(workload: TunableWorkload, plan: Plan, operands: Operands) -> list[Call]:
     """Return the calls that compute a workload by a plan, weights packed for it."""
     shape = output_shape(workload)
+    if isinstance(plan, GpuPlan):
+        weights = [] if operands.weights is None else [families.pack(operands.weights, plan)]
+        return [_call("first", [operands.x, *weights, *_rest(operands)], 1, shape, operands)]
     if isinstance(workload, SeparableWorkload):
         assert operands.first is not None
         assert operands.weights is not None
