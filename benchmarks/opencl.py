@@ -6,7 +6,7 @@
     python benchmarks/opencl.py model.onnx --predict rk3399-mali --predict rk3588-mali
 
 All are built by the same TVM from the same ONNX file, checked against ONNX Runtime, and timed in
-turn, in an order shuffled each round, on the first OpenCL device of this machine; the ratios are the
+turn, shuffled each round, on the first OpenCL device of this machine; the ratios are the
 medians of the per-round ratios to the faster of the stock ones. Those are what TVM itself gives a
 GPU, DLight's rules: on the module as it was imported, and on our own in NHWC, activations fused.
 
