@@ -12,7 +12,7 @@ from tvm_mobilenet.tuning.building import Builder
 from tvm_mobilenet.tuning.measurer import Entrant
 from tvm_mobilenet.tuning.opencl_measurer import OpenCLMeasurer
 from tvm_mobilenet.tuning.records import plan_to_json, workload_to_json
-from tvm_mobilenet.tuning.spaces import space_for
+from tvm_mobilenet.tuning.target_space import space_for
 from tvm_mobilenet.tuning.workers import CandidateError
 from tvm_mobilenet.workflow import compile_model
 

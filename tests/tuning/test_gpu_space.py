@@ -5,7 +5,13 @@ import random
 import pytest
 
 from tvm_mobilenet.schedule.mali.families import plan_fault
-from tvm_mobilenet.schedule.workload import ConvWorkload, Epilogue, MatmulWorkload, PoolWorkload
+from tvm_mobilenet.schedule.workload import (
+    ConvWorkload,
+    Epilogue,
+    GatedWorkload,
+    MatmulWorkload,
+    PoolWorkload,
+)
 from tvm_mobilenet.targets import load_target
 from tvm_mobilenet.tuning.gpu_space import GpuSpace, gpu_features
 from tvm_mobilenet.tuning.records import plan_from, plan_to_json
@@ -23,6 +29,7 @@ WORKLOADS = [
         padding=(1, 1, 1, 1), input_layout="NCHW",
     ),
     PoolWorkload(batch=1, pixels=49, channels=96),
+    GatedWorkload(batch=2, pointwise=MatmulWorkload(rows=98, depth=72, columns=40)),
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from tvm_mobilenet.schedule.mali.pool import GpuPoolPlan
 from tvm_mobilenet.schedule.mali.product import GpuProductPlan
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
+    GatedWorkload,
     MatmulWorkload,
     PoolWorkload,
     TunableWorkload,
@@ -145,7 +146,8 @@ def gpu_features(workload: TunableWorkload, plan: GpuPlan) -> list[float]:
         math.log2(plan.group[1]),
     ]
     if isinstance(plan, GpuProductPlan):
-        assert isinstance(workload, MatmulWorkload)
+        product = workload.pointwise if isinstance(workload, GatedWorkload) else workload
+        assert isinstance(product, MatmulWorkload)
         return [
             *common,
             1,
@@ -155,7 +157,7 @@ def gpu_features(workload: TunableWorkload, plan: GpuPlan) -> list[float]:
             plan.depth_step,
             float(plan.order == "rows"),
             float(plan.weights == "panels"),
-            math.log2(workload.depth),
+            math.log2(product.depth),
         ]
     if isinstance(plan, GpuConvPlan):
         tile = [plan.column_tile, plan.channel_vectors, plan.depth_lanes]

@@ -18,7 +18,6 @@ from tvm_mobilenet.tuning.records import (
     plan_from,
     workload_from,
 )
-from tvm_mobilenet.tuning.spaces import fault_for
 from tvm_mobilenet.tuning.store import (
     Problem,
     Reading,
@@ -27,6 +26,7 @@ from tvm_mobilenet.tuning.store import (
     shipped_store,
     user_store,
 )
+from tvm_mobilenet.tuning.target_space import fault_for
 from tvm_mobilenet.tuning.tasks import Task
 
 if TYPE_CHECKING:

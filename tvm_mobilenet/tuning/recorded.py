@@ -18,8 +18,8 @@ from tvm_mobilenet.tuning.records import (
     plan_from,
     workload_to_json,
 )
-from tvm_mobilenet.tuning.spaces import fault_for
 from tvm_mobilenet.tuning.store import Problem, Reading, Store, shipped_store, user_store
+from tvm_mobilenet.tuning.target_space import fault_for
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from tvm_mobilenet.records import Record
 from tvm_mobilenet.schedule.convolution import ConvPlan
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan
+from tvm_mobilenet.schedule.gated import GatedPlan
 from tvm_mobilenet.schedule.mali.convolution import GpuConvPlan
 from tvm_mobilenet.schedule.mali.depthwise import GpuDepthwisePlan
 from tvm_mobilenet.schedule.mali.families import GpuPlan
@@ -28,6 +29,7 @@ from tvm_mobilenet.schedule.pool import PoolPlan
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
+    GatedWorkload,
     MatmulWorkload,
     PoolWorkload,
     SeparableWorkload,
@@ -62,13 +64,23 @@ A stale figure costs speed, never correctness: kernels are written anew from the
 History: 1, the first; 2, tiles of packed rows in assembly.
 """
 
-Plan = MatmulPlan | DepthwisePlan | ConvPlan | PoolPlan | SeparablePlan | ApartPlan | GpuPlan
+Plan = (
+    MatmulPlan
+    | DepthwisePlan
+    | ConvPlan
+    | PoolPlan
+    | SeparablePlan
+    | ApartPlan
+    | GatedPlan
+    | GpuPlan
+)
 
 _WORKLOADS: dict[str, type] = {
     "matmul": MatmulWorkload,
     "conv": ConvWorkload,
     "separable": SeparableWorkload,
     "pool": PoolWorkload,
+    "gated": GatedWorkload,
 }
 _PLANS: dict[str, type] = {
     "matmul": MatmulPlan,
@@ -81,6 +93,7 @@ _PLANS: dict[str, type] = {
     "gpu-depthwise": GpuDepthwisePlan,
     "gpu-conv": GpuConvPlan,
     "gpu-pool": GpuPoolPlan,
+    "gated": GatedPlan,
 }
 
 

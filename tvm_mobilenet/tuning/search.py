@@ -17,6 +17,7 @@ import numpy as np
 
 from tvm_mobilenet.schedule.convolution import ConvPlan
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan
+from tvm_mobilenet.schedule.gated import GatedPlan
 from tvm_mobilenet.schedule.mali.families import GpuPlan
 from tvm_mobilenet.schedule.matmul import MatmulPlan
 from tvm_mobilenet.schedule.pool import PoolPlan
@@ -24,13 +25,14 @@ from tvm_mobilenet.schedule.register_tile import column_panels, tile_cycles
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
+    GatedWorkload,
     MatmulWorkload,
     SeparableWorkload,
     TunableWorkload,
 )
 from tvm_mobilenet.tuning.gpu_space import gpu_features
 from tvm_mobilenet.tuning.records import Plan, canonical, plan_to_json
-from tvm_mobilenet.tuning.spaces import AnySpace
+from tvm_mobilenet.tuning.target_space import AnySpace
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
@@ -163,6 +165,23 @@ def features(workload: TunableWorkload, plan: Plan, cpu: Cpu) -> list[float]:
             *_matmul(block, plan.pointwise, cpu),
         ]
     nothing = [0.0] * 5
+    if isinstance(plan, GatedPlan):
+        assert isinstance(workload, GatedWorkload)
+        product = workload.pointwise
+        image_rows = product.rows // workload.batch
+        blocks = math.ceil(image_rows / plan.row_block)
+        task = MatmulWorkload(rows=plan.row_block, depth=product.depth, columns=product.columns)
+        return [
+            *_common(workload),
+            7,
+            plan.row_block,
+            blocks * plan.row_block / image_rows,
+            _imbalance(workload.batch * blocks, cpu.cores),
+            math.log2(plan.row_block * plan.scratch_stride),
+            plan.scratch_stride - product.depth,
+            *_NO_DEPTHWISE,
+            *_matmul(task, plan.pointwise, cpu),
+        ]
     if isinstance(plan, MatmulPlan):
         assert isinstance(workload, MatmulWorkload)
         parts = [*_NO_DEPTHWISE, *_matmul(workload, plan, cpu)]
@@ -210,6 +229,8 @@ def _matmul(w: MatmulWorkload, plan: MatmulPlan, cpu: Cpu) -> list[float]:
         _imbalance(tasks, cpu.cores),
         math.log2(w.depth),
         math.log2(w.depth * w.columns),
+        plan.depth_step,
+        float(plan.in_assembly),
     ]
 
 
@@ -228,11 +249,12 @@ def _depthwise(w: ConvWorkload, plan: DepthwisePlan, cpu: Cpu) -> list[float]:
         _imbalance(tasks, cpu.cores),
         math.log2(w.in_channels),
         w.stride[0],
+        plan.row_tile,
     ]
 
 
-_NO_MATMUL = [0.0] * 11
-_NO_DEPTHWISE = [0.0] * 10
+_NO_MATMUL = [0.0] * 13
+_NO_DEPTHWISE = [0.0] * 11
 
 
 def _imbalance(tasks: int, cores: int) -> float:

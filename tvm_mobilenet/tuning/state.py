@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tvm_mobilenet.tuning.measurer import Entrant, Figures
 from tvm_mobilenet.tuning.records import Plan, plan_to_json, workload_to_json
 from tvm_mobilenet.tuning.search import plan_key
-from tvm_mobilenet.tuning.spaces import AnySpace
+from tvm_mobilenet.tuning.target_space import AnySpace
 from tvm_mobilenet.tuning.tasks import Task
 
 __all__ = ["Candidate", "TaskState"]

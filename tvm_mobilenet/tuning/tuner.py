@@ -31,9 +31,9 @@ from tvm_mobilenet.tuning.records import (
 )
 from tvm_mobilenet.tuning.report import TuningReport, overall, task_report
 from tvm_mobilenet.tuning.search import CostModel, plan_key, propose
-from tvm_mobilenet.tuning.spaces import fault_for, space_for
 from tvm_mobilenet.tuning.state import Candidate, TaskState
 from tvm_mobilenet.tuning.store import Reading, Store
+from tvm_mobilenet.tuning.target_space import fault_for, space_for
 from tvm_mobilenet.tuning.tasks import Task
 from tvm_mobilenet.tuning.workers import Builds, CandidateError
 
