@@ -252,6 +252,22 @@ def test_models_are_compiled_and_timed_here(tmp_path):
 
 
 @pytest.mark.slow
+def test_int8_models_are_quantized_and_timed_here(tmp_path):
+    accuracy = tmp_path / "mine.csv"
+    accuracy.write_text("model,accuracy,dtype\nmobilenet_v1_0.25_32,50,int8\n")
+    result = explore(
+        "host",
+        budget_ms=100.0,
+        dtypes=["float32", "int8"],
+        accuracy=accuracy,
+        out=tmp_path / "e",
+        threads=1,
+    )
+    assert result.best is not None
+    assert result.best.candidate.name == "mobilenet_v1_0.25_32 int8"
+
+
+@pytest.mark.slow
 @pytest.mark.arm
 def test_models_are_counted_on_an_emulated_board(tmp_path, monkeypatch):
     from tvm_mobilenet.boards.sysroot import missing_packages
