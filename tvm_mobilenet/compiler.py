@@ -21,10 +21,10 @@ from tvm_mobilenet.frontend.pipeline import canonicalize
 from tvm_mobilenet.onnx_file import read_exported
 from tvm_mobilenet.protocols import NoProgress, Progress
 from tvm_mobilenet.records import FloatIsland, LayerRecord, TensorInfo
+from tvm_mobilenet.schedule.dispatch import schedule_rest, select_for
 from tvm_mobilenet.schedule.emit import lowering
-from tvm_mobilenet.schedule.fallback import schedule_fallback
 from tvm_mobilenet.schedule.fusion import fuse_named
-from tvm_mobilenet.schedule.select import KernelCall, PlanSource, Selection, select_kernels
+from tvm_mobilenet.schedule.select import KernelCall, PlanSource, Selection
 from tvm_mobilenet.toolchain import make_fcompile
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ def schedule_onnx(
     exported = read_exported(onnx_path)
     model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)), data_prop=True)
     canonical = canonicalize(import_onnx(model))
-    selection = select_kernels(canonical, target.cpu, recorded)
+    selection = select_for(canonical, target, recorded)
     try:
         mod = _lower_rest(selection.mod, target)
-        mod = schedule_fallback(mod, set(selection.kernels), target.cpu)
+        mod = schedule_rest(mod, set(selection.kernels), target)
     except TvmMobilenetError:
         raise
     except Exception as err:
