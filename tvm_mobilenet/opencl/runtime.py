@@ -17,7 +17,14 @@ from tvm_mobilenet.errors import DeviceError
 from tvm_mobilenet.opencl.building import built_for_this_machine, opencl_runtime
 from tvm_mobilenet.opencl.facts import OpenCLDevice, OpenCLFacts
 
-__all__ = ["autoload", "describe", "device_error", "ensure_runtime", "local_device"]
+__all__ = [
+    "autoload",
+    "describe",
+    "device_error",
+    "ensure_runtime",
+    "is_opencl_error",
+    "local_device",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +108,12 @@ def device_error(
     at = text.find(_ERROR_MARK)
     if at < 0:
         return None
-    line = text[at + len(_ERROR_MARK) :].split("\n", 1)[0].strip()
-    return DeviceError(f"OpenCL: {line}", device=device, step=step)
+    return DeviceError(text[at:].split("\n", 1)[0].strip(), device=device, step=step)
+
+
+def is_opencl_error(err: BaseException) -> bool:
+    """Tell whether an error is one of the OpenCL runtime's, here or on a board."""
+    return _ERROR_MARK in str(err)
 
 
 def _is_registered() -> bool:

@@ -20,6 +20,7 @@ from tvm_mobilenet.errors import (
     SessionEndedError,
     TvmMobilenetError,
 )
+from tvm_mobilenet.opencl.runtime import device_error
 from tvm_mobilenet.rpc.address import Address
 from tvm_mobilenet.rpc.auth import authenticate
 from tvm_mobilenet.rpc.deadline import Deadline, Line, Timeouts
@@ -159,6 +160,9 @@ class BoardSession:
             failure = self._relay.await_failure(_SAY_S)
         if failure is not None:
             return self._lost(step, failure, message)
+        opencl = device_error(Exception(message), device=self.name, step=step)
+        if opencl is not None:
+            return opencl
         return DeviceError(f"the board answers: {_last_line(message)}", device=self.name, step=step)
 
     def _ended(self, step: str, reason: str) -> SessionEndedError:
