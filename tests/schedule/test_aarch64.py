@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,33 @@ def test_matmul(
     inputs = [x, pack_matmul(w, plan), bias]
     found = run(write_matmul(workload, plan), inputs, (rows, columns), target)
     assert_close(found, np.clip(x @ w + bias, 0, 6))
+
+
+@pytest.mark.parametrize(
+    ("rows", "vectors", "step"),
+    # Rows in pairs of steps and in fours, one chunk of weights and two, stores in two parts, and
+    # what is left of rows, of the groups of a tile and of the steps of a loop.
+    [(8, 3, 16), (4, 6, 32), (12, 2, 8), (20, 1, 12), (6, 2, 32), (7, 3, 4), (1, 5, 32)],
+)
+def test_tiles_in_assembly(
+    run: Run, rng: np.random.Generator, rows: int, vectors: int, step: int
+) -> None:
+    epilogue = Epilogue(bias=True, residual=True, activation="hard-swish", low=-0.3, high=5.0)
+    workload = MatmulWorkload(rows=29, depth=44, columns=4 * vectors * 2 + 8, epilogue=epilogue)
+    plan = replace(
+        plan_matmul(workload, load_target("rpi4").cpu),
+        row_tile=rows,
+        column_vectors=vectors,
+        depth_step=step,
+        outer="rows" if rows == 8 else "columns",
+    )
+    assert plan.in_assembly
+    x, w, bias = (normal(rng, *s) for s in ((29, 44), (44, workload.columns), (workload.columns,)))
+    residual = normal(rng, 29, workload.columns)
+    inputs = [x, pack_matmul(w, plan), bias, residual]
+    total = x @ w + bias + residual
+    expected = np.clip(total * np.clip(total / 6 + 0.5, 0, 1), -0.3, 5.0)
+    assert_close(run(write_matmul(workload, plan), inputs, expected.shape), expected)
 
 
 def test_matmul_cut_among_threads_with_a_residual(run: Run, rng: np.random.Generator) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import base64
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,3 +80,17 @@ def make_record(
         "conditions": Conditions.model_validate(how | (conditions or {})),
     }
     return TrialRecord(**(values | changes))
+
+
+def c_library(folder: Path, body: str) -> str:
+    """Return a library, in base 64, whose kernel does what `body` says in C."""
+    source, library = folder / "kernel.c", folder / "kernel.so"
+    source.write_text(
+        "#include <stdint.h>\n"
+        "int __tvm_ffi_first(void *self, const void *args, int32_t count, void *result) {"
+        + body
+        + "}\n"
+    )
+    command = ["cc", "-O0", "-shared", "-fPIC", "-o", str(library), str(source)]
+    subprocess.run(command, check=True)
+    return base64.b64encode(library.read_bytes()).decode()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.schedule.test_kernels import runnable_here
 from tests.tuning.conftest import DEPTHWISE, MATMUL, RELU6
 from tvm_mobilenet._tvm import tvm
 from tvm_mobilenet.schedule.emit import lowering
@@ -107,7 +108,7 @@ def test_plans_of_the_space_compute_the_workload(name: str, host: TargetSpec):
 @pytest.mark.parametrize("name", COMPUTED)
 def test_so_do_plans_that_multiply_by_lane(name: str, host: TargetSpec):
     """Written for another processor, they are no faster here, but what they compute is the same."""
-    workload, cpu = WORKLOADS[name], load_target("rpi4").cpu
+    workload, cpu = WORKLOADS[name], runnable_here(load_target("rpi4").cpu)
     space = Space(workload, cpu)
     others = space.neighbours(space.start)
     for plan in (space.start, *space.seeds()[1:2], *others[-1:]):

@@ -25,6 +25,7 @@ from tvm_mobilenet.facts import BoardFacts
 from tvm_mobilenet.inputs import checked_inputs
 from tvm_mobilenet.opencl.placement import BUILD_ALL, needs_opencl
 from tvm_mobilenet.opencl.runtime import is_opencl_error
+from tvm_mobilenet.protocols import LayerReplacement
 from tvm_mobilenet.records import TensorInfo
 from tvm_mobilenet.rpc.session import BoardSession
 from tvm_mobilenet.series import Memory
@@ -156,8 +157,10 @@ class BoardExecutor:
         raw = self.session.call("run", time_layers, self.vm, _MAIN, self.symbols, repeat)
         return np.frombuffer(bytes(raw), "<i8").reshape(repeat, -1) / 1e6
 
-    def layer_outputs(self, inputs: Inputs) -> list[Array]:
+    def layer_outputs(self, inputs: Inputs, replace: LayerReplacement | None = None) -> list[Array]:
         """Run once and return what each kernel call wrote, in the order of `manifest.layers`.
+
+        A board runs all layers before any is fetched: `replace` is not asked.
 
         Raises:
             DeviceError: the board runs no agent.

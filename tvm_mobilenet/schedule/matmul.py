@@ -34,6 +34,7 @@ from tvm_mobilenet.schedule.packed_rows import PackedMatmulWriter, can_pack, dep
 from tvm_mobilenet.schedule.register_tile import (
     Panel,
     RegisterTile,
+    can_assemble,
     column_panels,
     conflict_free_rows,
     packed_product_cost,
@@ -57,6 +58,8 @@ __all__ = [
     "write_matmul",
 ]
 
+_ASSEMBLED_STEPS = 32
+"""The loop costs 2 instructions of 530 then, in 2 KiB of code."""
 _PACKED_FROM_ROWS = 3
 """Fewer rows than that are multiplied where they lie: packing them would not be repaid."""
 
@@ -81,6 +84,8 @@ class MatmulPlan:
     """Multiply rows that are packed in groups of four; only where lanes are multiplied by."""
     depth_step: int = 1
     """Steps of the depth that are written out in the inner loop over packed rows."""
+    in_assembly: bool = False
+    """Write the tiles of packed rows in assembly, with loads of four vectors; only AArch64."""
 
     def panels(self, columns: int) -> list[Panel]:
         """Return the weight panels of this plan."""
@@ -127,21 +132,38 @@ def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = N
 
 def best_packed_tile(workload: MatmulWorkload, cpu: Cpu) -> tuple[RegisterTile, float]:
     """Return the tile for packed rows that takes the fewest instructions, and how many."""
-    lanes = cpu.lanes(workload.dtype)
-    step = depth_step(workload.depth)
+    in_assembly = can_assemble(cpu)
+    costs = [
+        (packed_cost(workload, cpu, tile, in_assembly=in_assembly), -tile.rows, tile)
+        for tile in packed_tiles(cpu, in_assembly=in_assembly)
+    ]
+    cost, _, tile = min(costs, key=lambda entry: entry[:2])
+    return tile, cost
 
-    def cost(tile: RegisterTile) -> float:
-        panels = column_panels(workload.columns, lanes, tile.vectors)
-        return packed_product_cost(tile, workload.rows, workload.depth, panels, step, cpu)
 
-    tile = min(packed_tiles(cpu), key=cost)
-    return tile, cost(tile)
+def packed_cost(
+    workload: MatmulWorkload, cpu: Cpu, tile: RegisterTile, *, in_assembly: bool
+) -> float:
+    """Return the instructions of a product of packed rows with a tile."""
+    panels = column_panels(workload.columns, cpu.lanes(workload.dtype), tile.vectors)
+    step = packed_depth_step(workload, in_assembly=in_assembly)
+    return packed_product_cost(
+        tile, workload.rows, workload.depth, panels, step, cpu, in_assembly=in_assembly
+    )
+
+
+def packed_depth_step(workload: MatmulWorkload, *, in_assembly: bool) -> int:
+    """Return the steps of the depth to write out; assembly has code for a rest, LLVM's has not."""
+    if in_assembly:
+        return min(_ASSEMBLED_STEPS, workload.depth)
+    return depth_step(workload.depth)
 
 
 def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu) -> MatmulPlan:
     """Compute the plan of a product of packed rows."""
     lanes = cpu.lanes(workload.dtype)
     tile, _ = best_packed_tile(workload, cpu)
+    in_assembly = can_assemble(cpu)
     return MatmulPlan(
         row_tile=tile.rows,
         column_vectors=tile.vectors,
@@ -150,7 +172,8 @@ def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu) -> MatmulPlan:
         outer=_outer_loop(workload, tile, lanes, cpu),
         is_parallel=pays_to_parallelize(workload, cpu),
         packs_rows=True,
-        depth_step=depth_step(workload.depth),
+        depth_step=packed_depth_step(workload, in_assembly=in_assembly),
+        in_assembly=in_assembly,
     )
 
 

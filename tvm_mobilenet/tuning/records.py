@@ -50,11 +50,11 @@ __all__ = [
 FORMAT_VERSION: Literal[1] = 1
 # History: 1, the first.
 
-WRITER_VERSION = 1
+WRITER_VERSION = 2
 """Raised when a change of the kernel writers makes figures of the same plan incomparable.
 
 A stale figure costs speed, never correctness: kernels are written anew from the plan.
-History: 1, the first.
+History: 1, the first; 2, tiles of packed rows in assembly.
 """
 
 Plan = MatmulPlan | DepthwisePlan | ConvPlan | PoolPlan | SeparablePlan | ApartPlan
