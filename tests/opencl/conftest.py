@@ -47,9 +47,7 @@ def device(runtime: None, no_programs_of_the_user: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def colour(
-    colour_onnx: Path, device: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Artifact:
+def colour(colour_onnx: Path, device: Any, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The small network of `colour_onnx` for any OpenCL device; look, do not touch."""
     from tests.opencl.stock import compile_stock
     from tvm_mobilenet.targets import load_target

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import tvm
+
 from tests.opencl.modules import BUFFER, Kernel, buffer, make
 
 pytestmark = pytest.mark.opencl

@@ -6,8 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-
 import tvm
+
 from tests.opencl.modules import BUFFER, INT32, Kernel, buffer, make
 
 pytestmark = pytest.mark.opencl
@@ -30,7 +30,6 @@ def spin(device):
     def launch(n: int) -> None:
         kernel(buffer(x), n, 1, 64)
 
-    launch.tensor = x
     return launch
 
 

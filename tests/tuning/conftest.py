@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,17 @@ def c_library(folder: Path, body: str) -> str:
     command = ["cc", "-O0", "-shared", "-fPIC", "-o", str(library), str(source)]
     subprocess.run(command, check=True)
     return base64.b64encode(library.read_bytes()).decode()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 kB, or a skip where this process may not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs permission to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

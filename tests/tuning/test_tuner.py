@@ -352,6 +352,22 @@ def test_what_cannot_be_recorded_ends_the_search(tmp_path: Path):
         tuner(Store(tmp_path / "logs"), measurer, 10).run()
 
 
+def test_a_search_on_a_full_disk_keeps_what_it_wrote_and_goes_on_later(
+    small_disk: Path, store: Store
+):
+    full = Store(small_disk)
+    with pytest.raises(OutputError, match="the disk is full"):
+        tuner(full, FakeMeasurer(tall_is_fast), 200).run()
+    found = full.read("host")
+    assert not found.problems
+    assert found.sessions
+    shutil.copytree(small_disk, store.folder)
+    spent = sum(session.trials for session in found.sessions)
+    report = tuner(store, FakeMeasurer(tall_is_fast), spent + 5).run()
+    assert report.spent_before["trials"] == spent
+    assert report.trials == 5
+
+
 def test_two_searches_share_one_store(store: Store):
     first = tuner(store, FakeMeasurer(tall_is_fast), 31, tasks=TASKS[1:])
     second = tuner(store, FakeMeasurer(tall_is_fast), 40)

@@ -48,8 +48,8 @@ logger = logging.getLogger(__name__)
 
 LIBRARY = "libtvm_mobilenet_opencl.so"
 COMPILER_VARIABLE = "TVM_MOBILENET_CXX"
-"""Environment variable that names the C++ compiler for this machine, arguments allowed; GCC, or Clang
-with libstdc++."""
+"""Environment variable that names the C++ compiler for this machine, arguments allowed; GCC, or
+Clang with libstdc++."""
 HEADERS_VARIABLE = "TVM_MOBILENET_OPENCL_HEADERS"
 """Environment variable that names the folder that Khronos's `CL` folder of headers lies in."""
 

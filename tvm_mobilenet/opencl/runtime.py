@@ -18,6 +18,7 @@ from tvm_mobilenet.opencl.building import built_for_this_machine, opencl_runtime
 from tvm_mobilenet.opencl.facts import OpenCLDevice, OpenCLFacts
 
 __all__ = [
+    "DESCRIBE",
     "autoload",
     "describe",
     "device_error",
@@ -30,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 _ERROR_MARK = "OpenCL: "  # native/opencl_runtime/opencl_api.h, OPENCL_RUNTIME_FAIL
 _API = "device_api.opencl"
-_DESCRIBE = "tvm_mobilenet.opencl.describe"
+DESCRIBE = "tvm_mobilenet.opencl.describe"
+"""TVM's global function that tells what there is, as JSON."""
 
 
 def autoload() -> None:
@@ -76,7 +78,7 @@ def describe() -> OpenCLFacts:
     ensure_runtime()
     import tvm_ffi
 
-    function = tvm_ffi.get_global_func(_DESCRIBE, allow_missing=True)
+    function = tvm_ffi.get_global_func(DESCRIBE, allow_missing=True)
     if function is None:  # TVM's own: it tells less
         return OpenCLFacts(library="TVM's own runtime", devices=_stock_devices())
     return OpenCLFacts.of_json(function())

@@ -301,9 +301,7 @@ class BoardExecutor:
         }
 
     def _evaluate(self, repeat: int) -> list[float]:
-        evaluate = self._vm.time_evaluator(
-            "invoke_stateful", self._device, number=1, repeat=repeat
-        )
+        evaluate = self._vm.time_evaluator("invoke_stateful", self._device, number=1, repeat=repeat)
         return [1e3 * float(value) for value in evaluate(_MAIN).results]
 
 

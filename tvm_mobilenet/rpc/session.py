@@ -20,7 +20,8 @@ from tvm_mobilenet.errors import (
     SessionEndedError,
     TvmMobilenetError,
 )
-from tvm_mobilenet.opencl.runtime import device_error
+from tvm_mobilenet.opencl.facts import OpenCLFacts
+from tvm_mobilenet.opencl.runtime import DESCRIBE, device_error
 from tvm_mobilenet.rpc.address import Address
 from tvm_mobilenet.rpc.auth import authenticate
 from tvm_mobilenet.rpc.deadline import Deadline, Line, Timeouts
@@ -128,6 +129,11 @@ class BoardSession:
                 step=name,
             )
         return found
+
+    def opencl_facts(self) -> OpenCLFacts | None:
+        """Ask which OpenCL devices the board has; None where it has no OpenCL runtime of ours."""
+        describe = self.call("OpenCL", self._find, DESCRIBE)
+        return OpenCLFacts.of_json(self.call("OpenCL", describe)) if describe else None
 
     def _find(self, name: str) -> Any:
         if name not in self._functions:
