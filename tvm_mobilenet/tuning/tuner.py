@@ -31,9 +31,9 @@ from tvm_mobilenet.tuning.records import (
 )
 from tvm_mobilenet.tuning.report import TuningReport, overall, task_report
 from tvm_mobilenet.tuning.search import CostModel, plan_key, propose
-from tvm_mobilenet.tuning.space import Space, plan_fault
 from tvm_mobilenet.tuning.state import Candidate, TaskState
 from tvm_mobilenet.tuning.store import Reading, Store
+from tvm_mobilenet.tuning.target_space import fault_for, space_for
 from tvm_mobilenet.tuning.tasks import Task
 from tvm_mobilenet.tuning.workers import Builds, CandidateError
 
@@ -105,7 +105,9 @@ class Tuner:
         self._rng = random.Random(seed)
         self._costs = CostModel(target.cpu)
         is_split_free = measurer.threads >= target.cpu.cores
-        self.states = [TaskState(t, Space(t.workload, target.cpu, is_split_free)) for t in tasks]
+        self.states = [
+            TaskState(t, space_for(t.workload, target, is_split_free=is_split_free)) for t in tasks
+        ]
         self._reading = reading
         self._ledger = Ledger(
             model=model,
@@ -219,7 +221,7 @@ class Tuner:
                 plan = plan_from(record.plan)
             except LineError:
                 continue
-            if plan_fault(state.task.workload, plan, self._target.cpu) is None:
+            if fault_for(state.task.workload, plan, self._target) is None:
                 return plan, record.ratio or 1.0
         return None
 
