@@ -30,7 +30,7 @@ from tvm_mobilenet.schedule.emit import (
     task_loop,
     write_kernel,
 )
-from tvm_mobilenet.schedule.packed_rows import PackedMatmulWriter, can_pack, depth_step
+from tvm_mobilenet.schedule.packed_rows import GROUP, PackedMatmulWriter, can_pack, depth_step
 from tvm_mobilenet.schedule.register_tile import (
     Panel,
     RegisterTile,
@@ -53,6 +53,7 @@ __all__ = [
     "MatmulWriter",
     "best_packed_tile",
     "pack_matmul",
+    "packed_depth_step",
     "plan_matmul",
     "plan_packed_matmul",
     "write_matmul",
@@ -66,7 +67,7 @@ _PACKED_FROM_ROWS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class MatmulPlan:
-    """How a matrix product is computed; `tuning/space.py` says what a search may change."""
+    """How a matrix product is computed; `tuning/spaces/` says what a search may change."""
 
     row_tile: int
     """Rows of the register tile."""
@@ -83,7 +84,8 @@ class MatmulPlan:
     packs_rows: bool = False
     """Multiply rows that are packed in groups of four; only where lanes are multiplied by."""
     depth_step: int = 1
-    """Steps of the depth that are written out in the inner loop over packed rows."""
+    """Steps of the depth that are written out in the inner loop. Where lanes are multiplied by
+    without packing, it is four whatever this says."""
     in_assembly: bool = False
     """Write the tiles of packed rows in assembly, with loads of four vectors; only AArch64."""
 
@@ -130,12 +132,18 @@ def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = N
     )
 
 
-def best_packed_tile(workload: MatmulWorkload, cpu: Cpu) -> tuple[RegisterTile, float]:
-    """Return the tile for packed rows that takes the fewest instructions, and how many."""
+def best_packed_tile(
+    workload: MatmulWorkload, cpu: Cpu, *, row_multiple: int = 1
+) -> tuple[RegisterTile, float]:
+    """Return the tile for packed rows that takes the fewest instructions, and how many.
+
+    Its rows are a multiple of `row_multiple`, where whole groups are stored.
+    """
     in_assembly = can_assemble(cpu)
     costs = [
         (packed_cost(workload, cpu, tile, in_assembly=in_assembly), -tile.rows, tile)
         for tile in packed_tiles(cpu, in_assembly=in_assembly)
+        if tile.rows % row_multiple == 0 and tile.rows <= math.ceil(workload.rows / GROUP) * GROUP
     ]
     cost, _, tile = min(costs, key=lambda entry: entry[:2])
     return tile, cost
@@ -159,10 +167,10 @@ def packed_depth_step(workload: MatmulWorkload, *, in_assembly: bool) -> int:
     return depth_step(workload.depth)
 
 
-def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu) -> MatmulPlan:
-    """Compute the plan of a product of packed rows."""
+def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_multiple: int = 1) -> MatmulPlan:
+    """Compute the plan of a product of packed rows, in tiles of a multiple of rows."""
     lanes = cpu.lanes(workload.dtype)
-    tile, _ = best_packed_tile(workload, cpu)
+    tile, _ = best_packed_tile(workload, cpu, row_multiple=row_multiple)
     in_assembly = can_assemble(cpu)
     return MatmulPlan(
         row_tile=tile.rows,
@@ -372,7 +380,7 @@ class MatmulWriter:
     ) -> None:
         """Accumulate over the depth, four steps at a time where lanes are multiplied by."""
         depth = self._workload.depth
-        chunk = 4 if self._plan.by_lane else 1
+        chunk = 4 if self._plan.by_lane else self._plan.depth_step
         w = self._kernel["w"]
 
         def step(k: Expr, inputs: Sequence[Callable[[int], Expr]]) -> None:
@@ -403,8 +411,10 @@ class MatmulWriter:
 
         if depth >= chunk:
             with T.serial(0, depth // chunk) as outer:
-                if chunk == 1:
-                    step(outer, [spread(r, outer) for r in range(rows)])
+                if not self._plan.by_lane:
+                    for ahead in range(chunk):
+                        k = outer * chunk + ahead
+                        step(k, [spread(r, k) for r in range(rows)])
                 else:
                     loaded = Registers(rows, self._workload.dtype, chunk)
                     for r in range(rows):

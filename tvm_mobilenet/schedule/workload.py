@@ -212,10 +212,10 @@ class GatedWorkload:
         return self.pointwise.bytes + _ITEM_BYTES[self.dtype] * self.batch * self.pointwise.depth
 
 
-TunableWorkload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload
-"""What a search may look for better plans for. A gated product stays on its computed plan."""
+TunableWorkload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload | GatedWorkload
+"""What a search may look for better plans for."""
 
-Workload = TunableWorkload | GatedWorkload
+Workload = TunableWorkload
 
 
 def describe(workload: Workload) -> dict[str, Any]:

@@ -65,7 +65,8 @@ class IntegerReference:
         moved = theirs.transpose(0, 2, 3, 1) if layout == "NHWC" and theirs.ndim == 4 else theirs
         shifted = moved.astype(np.int64) + _shift(ours.dtype, moved.dtype)
         whole = shifted if moved.dtype.kind in "iu" else moved
-        return np.ascontiguousarray(whole.reshape(ours.shape).astype(ours.dtype))
+        placed: Array = np.ascontiguousarray(whole.reshape(ours.shape).astype(ours.dtype))
+        return placed
 
     def steps(self, name: str, ours: Array, layout: str) -> int | None:
         """Return by how many steps a layer's integers are off at most; None for a float tensor."""
@@ -84,6 +85,8 @@ class IntegerReference:
         if values is None or floats is None or values.shape != floats.shape:
             return None
         found = values.astype(np.float64)
+        if values.dtype.kind in "iu" and name not in self._scales:
+            return None
         if name in self._scales:
             scale = self._scales[name]
             found = (found - scale.zero_point.astype(np.float64)) * scale.scale.astype(np.float64)
@@ -99,7 +102,8 @@ def _factors(found: Array, expected: Array) -> Array:
     """Return the factor for each channel (1, C, 1, 1) that brings `expected` nearest to `found`."""
     product = (found * expected).sum(axis=(0, 2, 3), keepdims=True)
     power = np.square(expected).sum(axis=(0, 2, 3), keepdims=True)
-    return np.divide(product, power, out=np.ones_like(power), where=power > 0)
+    found_factors: Array = np.divide(product, power, out=np.ones_like(power), where=power > 0)
+    return found_factors
 
 
 def steps_apart(theirs: Array, ours: Array) -> int:
