@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Any
 from tvm_mobilenet.tuning.measurer import Figures
 from tvm_mobilenet.tuning.recorded import best_first
 from tvm_mobilenet.tuning.records import LineError, TrialRecord, canonical, plan_from
-from tvm_mobilenet.tuning.space import plan_fault
 from tvm_mobilenet.tuning.state import Candidate, TaskState
+from tvm_mobilenet.tuning.target_space import fault_for
 
 if TYPE_CHECKING:
-    from tvm_mobilenet.targets import Cpu
+    from tvm_mobilenet.targets import TargetSpec
     from tvm_mobilenet.tuning.search import CostModel
 
 __all__ = ["learn", "recorded_plan"]
 
 
 def recorded_plan(
-    state: TaskState, records: Sequence[TrialRecord], cpu: Cpu
+    state: TaskState, records: Sequence[TrialRecord], target: TargetSpec
 ) -> tuple[Any, float] | None:
     """Return the best plan recorded for a task and its ratio to the computed one."""
-    for record in best_first(records, cpu.cores):
+    for record in best_first(records, target.cpu.cores):
         try:
             plan = plan_from(record.plan)
         except LineError:
             continue
-        if plan_fault(state.task.workload, plan, cpu) is None:
+        if fault_for(state.task.workload, plan, target) is None:
             return plan, record.ratio or 1.0
     return None
 

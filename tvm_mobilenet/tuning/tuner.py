@@ -25,9 +25,9 @@ from tvm_mobilenet.tuning.records import TrialRecord, canonical
 from tvm_mobilenet.tuning.report import TuningReport, overall, task_report
 from tvm_mobilenet.tuning.rounds import Round, Rounds
 from tvm_mobilenet.tuning.search import CostModel, plan_key, propose
-from tvm_mobilenet.tuning.space import Space
 from tvm_mobilenet.tuning.state import Candidate, TaskState
 from tvm_mobilenet.tuning.store import Reading, Store
+from tvm_mobilenet.tuning.target_space import space_for
 from tvm_mobilenet.tuning.tasks import Task
 from tvm_mobilenet.tuning.workers import Builds
 
@@ -84,7 +84,9 @@ class Tuner:
         self._rng = random.Random(seed)
         self._costs = CostModel(target.cpu)
         is_split_free = measurer.threads >= target.cpu.cores
-        self.states = [TaskState(t, Space(t.workload, target.cpu, is_split_free)) for t in tasks]
+        self.states = [
+            TaskState(t, space_for(t.workload, target, is_split_free=is_split_free)) for t in tasks
+        ]
         self._reading = reading
         self._ledger = Ledger(
             model=model,
@@ -168,7 +170,7 @@ class Tuner:
                 )
         rounds = []
         for state in self.states:
-            best = recorded_plan(state, by_key.get(state.task.key, []), self._target.cpu)
+            best = recorded_plan(state, by_key.get(state.task.key, []), self._target)
             candidates = [state.start]
             if best is not None and plan_key(best[0]) != state.start.key:
                 candidates.append(Candidate(best[0]))
