@@ -18,6 +18,7 @@ from tvm_mobilenet.workflow import onnx_file
 if TYPE_CHECKING:
     from tvm_mobilenet.tuning.measurer import Measurer
     from tvm_mobilenet.tuning.report import TuningReport
+    from tvm_mobilenet.tuning.stock import StockTuner
     from tvm_mobilenet.tuning.workers import Builds
 
 __all__ = ["DEFAULT_MINUTES", "tune_model"]
@@ -41,6 +42,8 @@ def tune_model(
     device: Device | None = None,
     cpus: Sequence[int] = (),
     measurer: Measurer | None = None,
+    space: Literal["computed", "stock"] = "computed",
+    most_tasks: int | None = None,
     progress: Progress | None = None,
 ) -> TuningReport:
     """Search for better plans for the kernels of a model, and record what is found.
@@ -67,6 +70,11 @@ def tune_model(
             this machine.
         cpus: the processors of a board to compute on; empty for its choice.
         measurer: what to measure on in place of both, closed afterwards.
+        space: `computed` for the plans around the computed ones; `stock` for what MetaSchedule's
+            own rules propose, on this machine's processor: to compare with, `compile` never takes
+            it.
+        most_tasks: only so many tasks, those with the most multiply-adds in an inference; None for
+            all.
         progress: told of every candidate.
 
     Raises:
@@ -80,11 +88,13 @@ def tune_model(
     spec = target if isinstance(target, TargetSpec) else load_target(target)
     budget_seconds = _checked_budget(trials, minutes)
     builders = _checked_builders(builders)
+    if space == "stock":
+        _check_stock(spec, device, builders, cost)
 
     from tvm_mobilenet.tuning.budget import Budget
     from tvm_mobilenet.tuning.recorded import read_stores
     from tvm_mobilenet.tuning.store import user_store
-    from tvm_mobilenet.tuning.tasks import model_tasks
+    from tvm_mobilenet.tuning.tasks import largest, model_tasks
     from tvm_mobilenet.tuning.tuner import Tuner
 
     measurer = measurer or _measurer(spec, device, cpus, threads, cache, cost)
@@ -108,20 +118,43 @@ def tune_model(
         }
         pool = _builds(builders, settings, measurer)
         stack.callback(pool.close)
-        store = user_store(logs)
-        tuner = Tuner(
-            model=Path(model).stem if str(model).endswith(".onnx") else str(model),
-            tasks=found.tasks,
-            target=spec,
-            store=store,
-            reading=read_stores(spec, logs),
-            measurer=measurer,
-            builders=pool,
-            budget=Budget(trials, budget_seconds),
-            progress=progress,
-        )
+        tasks, left = list(largest(found.tasks, most_tasks)), found.left_as_computed
+        common: dict[str, Any] = {
+            "model": Path(model).stem if str(model).endswith(".onnx") else str(model),
+            "target": spec,
+            "store": user_store(logs),
+            "reading": read_stores(spec, logs),
+            "measurer": measurer,
+            "builders": pool,
+            "budget": Budget(trials, budget_seconds),
+            "progress": progress,
+        }
+        tuner: Tuner | StockTuner
+        if space == "stock":
+            from tvm_mobilenet.tuning.stock import StockTuner, stock_tasks
+
+            tasks, others = stock_tasks(tasks)
+            left = (*left, *others)
+            processors = len(os.sched_getaffinity(0))
+            tuner = StockTuner(tasks=tasks, processors=processors, **common)
+        else:
+            tuner = Tuner(tasks=tasks, **common)
         report = tuner.report(is_dry_run=True) if dry_run else tuner.run()
-        return replace(report, left_as_computed=found.left_as_computed)
+        return replace(report, left_as_computed=left)
+
+
+def _check_stock(
+    spec: TargetSpec, device: Device | None, builders: int | str | None, cost: str
+) -> None:
+    """Refuse what MetaSchedule's rules are not compared on."""
+    from tvm_mobilenet.tuning.stock import check_stock_is_there
+
+    if spec.gpu is not None or device is not None or isinstance(builders, str) or cost != "latency":
+        raise UsageError(
+            "space stock: it is compared by latency on this machine's processor alone; leave out "
+            "boards, GPUs, clusters and --cost, or tune with --space computed"
+        )
+    check_stock_is_there()
 
 
 def _builds(builders: int | str | None, settings: dict[str, Any], measurer: Measurer) -> Builds:

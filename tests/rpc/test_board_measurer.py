@@ -130,6 +130,7 @@ class KillAt(NoProgress):
             self.agent.kill()
 
 
+@pytest.mark.slow
 def test_boards_under_one_key_share_the_work_and_one_may_go(
     host: TargetSpec, start_tracker, start_agent, colour_onnx: Path, tmp_path: Path
 ):

@@ -65,6 +65,15 @@ def tune(
             "counts.",
         ),
     ] = "latency",
+    space: Annotated[
+        str,
+        typer.Option(
+            "--space",
+            metavar="computed|stock",
+            help="Which plans: those around the computed ones; or MetaSchedule's stock rules, to "
+            "compare with, which compile never takes (needs the extra `stock`).",
+        ),
+    ] = "computed",
     tracker: TrackerAddress = None,
     key: BoardKey = None,
     device: DeviceAddress = None,
@@ -98,6 +107,8 @@ def tune(
         raise UsageError(f"--cache {cache}: give cold or warm")
     if cost not in ("latency", "instructions"):
         raise UsageError(f"--cost {cost}: give latency or instructions")
+    if space not in ("computed", "stock"):
+        raise UsageError(f"--space {space}: give computed or stock")
     options = DeviceOptions(
         tracker=tracker,
         key=key,
@@ -123,6 +134,7 @@ def tune(
                     cpus=processors,
                     builders=builders,
                     logs=logs,
+                    space="stock" if space == "stock" else "computed",
                     dry_run=dry_run,
                     progress=progress,
                 )
@@ -138,6 +150,8 @@ def tune(
 def _print(found: TuningReport) -> None:
     threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
     print_line(f"{found.model} for {found.target}, {threads}; times in {found.unit}")
+    if found.space == "stock":
+        print_line("MetaSchedule's stock rules, for comparison only: compile never takes these")
     print_table(
         ("kernel", "calls", "untuned", "best", "gain", "floor", "tried", "outcome"),
         [
@@ -163,9 +177,11 @@ def _print(found: TuningReport) -> None:
             f"{before['seconds']:.0f} s"
         )
         return
+    untuned = f"{found.untuned:.3f} {found.unit} untuned, " if found.space != "stock" else ""
+    unit = f" {found.unit}" if found.space == "stock" else ""
     print_line(
-        f"all kernels: {found.untuned:.3f} {found.unit} untuned, {found.best:.3f} with the best "
-        f"plans; {found.trials} candidates in {found.seconds:.0f} s: "
+        f"all kernels: {untuned}{found.best:.3f}{unit} with the best plans; "
+        f"{found.trials} candidates in {found.seconds:.0f} s: "
         f"{found.built_per_s:.1f} built and {found.candidates_per_s:.1f} measured a second"
     )
     if not found.trials:

@@ -18,7 +18,7 @@ __all__ = ["Builder"]
 
 
 class Builder:
-    """Answers `{workload, plan}` with `{library}`, a shared library in base 64.
+    """Answers `{workload, plan}`, or a scheduled `{module}`, with `{library}` in base 64.
 
     Args:
         target: what is built for, as JSON.
@@ -40,9 +40,13 @@ class Builder:
             CompileError: code generation or linking failed.
         """
         self._count += 1
-        workload, plan = workload_from(request["workload"]), plan_from(request["plan"])
-        with lowering():
-            built = tvm.compile(kernel_module(workload, plan), target=self._target)
+        if "module" in request:
+            # One of the stock rules': scheduled already, and lowered as TVM lowers them.
+            built = tvm.compile(tvm.ir.load_json(request["module"]), target=self._target)
+        else:
+            workload, plan = workload_from(request["workload"]), plan_from(request["plan"])
+            with lowering():
+                built = tvm.compile(kernel_module(workload, plan), target=self._target)
         stem = self._folder / f"{id(self)}-{self._count}"
         object_path, library = stem.with_suffix(".o"), stem.with_suffix(".so")
         if self._spec.gpu is not None:

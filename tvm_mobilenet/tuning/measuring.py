@@ -22,6 +22,8 @@ from tvm_mobilenet.tuning.kernels import calls
 from tvm_mobilenet.tuning.records import canonical, plan_from, workload_from
 from tvm_mobilenet.tuning.reference import Operands, largest_error, make_operands, reference
 from tvm_mobilenet.tuning.statistics import is_tight, typical
+from tvm_mobilenet.tuning.stock_call import stock_call
+from tvm_mobilenet.tuning.stock_plan import StockPlan
 
 __all__ = ["Kernel", "LocalKernels", "load_library"]
 
@@ -110,7 +112,10 @@ class LocalKernels:
         plan = plan_from(entry["plan"])
         library = load_library(base64.b64decode(entry["library"]))
         to_tensor = tvm.runtime.tensor
-        steps = calls(self._workload, plan, self._operands)
+        if isinstance(plan, StockPlan):
+            steps = [stock_call(library, plan, self._workload, self._operands)]
+        else:
+            steps = calls(self._workload, plan, self._operands)
         weight_bytes = sum(
             array.nbytes
             for call in steps

@@ -35,6 +35,7 @@ from tvm_mobilenet.schedule.workload import (
     SeparableWorkload,
     TunableWorkload,
 )
+from tvm_mobilenet.tuning.stock_plan import StockPlan
 
 __all__ = [
     "FORMAT_VERSION",
@@ -73,6 +74,7 @@ Plan = (
     | ApartPlan
     | GatedPlan
     | GpuPlan
+    | StockPlan
 )
 
 _WORKLOADS: dict[str, type] = {
@@ -94,6 +96,7 @@ _PLANS: dict[str, type] = {
     "gpu-conv": GpuConvPlan,
     "gpu-pool": GpuPoolPlan,
     "gated": GatedPlan,
+    "stock": StockPlan,
 }
 
 

@@ -56,6 +56,8 @@ class TuningReport:
     left_as_computed: tuple[str, ...] = ()
     """Kernels of the model that no search changes."""
     is_dry_run: bool = False
+    space: str = "computed"
+    """What was searched: our plans, or `stock`, MetaSchedule's, which are only compared with."""
 
     @property
     def candidates_per_s(self) -> float:
@@ -74,7 +76,12 @@ class TuningReport:
 
     @property
     def best(self) -> float:
-        """The same with the best plans, by the contests that they won."""
+        """The same with the best plans, by the contests that they won.
+
+        The stock rules hold no contests: of them it is the sum of the best times.
+        """
+        if self.space == "stock":
+            return sum(task.calls * (task.best or 0.0) for task in self.tasks)
         return sum(task.calls * (task.untuned or 0.0) * (task.ratio or 1.0) for task in self.tasks)
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tvm_mobilenet.schedule.mali import families
 from tvm_mobilenet.tuning.gpu_space import GpuSpace
 from tvm_mobilenet.tuning.space import Space, plan_fault
+from tvm_mobilenet.tuning.stock_plan import StockPlan
 
 if TYPE_CHECKING:
     from tvm_mobilenet.schedule.workload import TunableWorkload
@@ -28,6 +29,8 @@ def space_for(
 
 def fault_for(workload: TunableWorkload, plan: Any, target: TargetSpec) -> str | None:
     """Return why a plan cannot be used for a workload on a target, or None."""
+    if isinstance(plan, StockPlan):
+        return "it is of MetaSchedule's stock rules, which are only compared with"
     if target.gpu is not None:
         return families.plan_fault(workload, plan, target.gpu)
     return plan_fault(workload, plan, target.cpu)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from tvm_mobilenet.tuning.space import Space
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu, TargetSpec
 
-__all__ = ["ModelTasks", "Task", "floor_ms", "model_tasks"]
+__all__ = ["ModelTasks", "Task", "floor_ms", "largest", "model_tasks"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,13 @@ def model_tasks(onnx_path: Path, target: TargetSpec) -> ModelTasks:
         tuple(Task(family, workload, calls) for (family, workload), calls in found.items()),
         tuple(left),
     )
+
+
+def largest(tasks: Sequence[Task], most: int | None) -> list[Task]:
+    """Return the tasks with the most multiply-adds in an inference, `most` of them, in order."""
+    ranked = sorted(tasks, key=lambda task: -task.calls * getattr(task.workload, "macs", 0))
+    kept = ranked[:most]
+    return [task for task in tasks if task in kept]
 
 
 def floor_ms(workload: TunableWorkload, cpu: Cpu, peak_gflops: float, threads: int) -> float:
