@@ -6,12 +6,26 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-# What an emulated Arm board needs beyond PyPI, as Debian and Ubuntu name it; `make test` installs it
-# where it may. tvm_mobilenet/boards/sysroot.py looks for the same.
+# What is needed beyond PyPI, as Debian and Ubuntu name it; `make test` installs it where it may.
+# An emulated Arm board: tvm_mobilenet/boards/sysroot.py looks for the same.
 EMULATOR := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
 ARM_LIBRARIES := /usr/aarch64-linux-gnu/lib
+# What opens a report in its tests.
+BROWSER := chromium
+# What the OpenCL runtime is built with, for this machine and a board, and a device for any processor.
+OPENCL := g++ g++-aarch64-linux-gnu opencl-c-headers ocl-icd-libopencl1 pocl-opencl-icd
 
-.PHONY: help venv emulator run test test-slow lint format bench clean
+# $(call apt_install,PACKAGES,WHAT IS MISSING WITHOUT THEM): with apt where that is allowed, else says so.
+define apt_install
+if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+  echo "installing $(1)" >&2; \
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends $(1) >/dev/null && exit 0; \
+fi; \
+echo "no $(2) here: install $(1); without it its tests are skipped" >&2
+endef
+
+.PHONY: help venv emulator browser opencl run test test-slow lint format bench bench-families clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,17 +46,21 @@ run: $(STAMP)  ## train on digits, export, compile, verify and measure
 emulator:  ## install what an emulated Arm board needs, with apt
 	@if command -v qemu-aarch64 >/dev/null && test -e $(ARM_LIBRARIES)/ld-linux-aarch64.so.1 && \
 	    test -e $(ARM_LIBRARIES)/libstdc++.so.6; then exit 0; fi; \
-	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
-	  echo "installing $(EMULATOR)" >&2; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -y -qq --no-install-recommends $(EMULATOR) >/dev/null && exit 0; \
-	fi; \
-	echo "no emulated Arm board here: install $(EMULATOR); without them its tests are skipped" >&2
+	$(call apt_install,$(EMULATOR),emulated Arm board)
 
-test: lint emulator  ## lint, types and the tests
+browser:  ## install what looks at a report in its tests, with apt
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then exit 0; fi; \
+	$(call apt_install,$(BROWSER),browser)
+
+opencl:  ## install an OpenCL device that is this processor, with apt
+	@if test -e /usr/include/CL/cl.h && ls /etc/OpenCL/vendors/*.icd >/dev/null 2>&1 && \
+	    command -v g++ >/dev/null && command -v aarch64-linux-gnu-g++ >/dev/null; then exit 0; fi; \
+	$(call apt_install,$(OPENCL),OpenCL device)
+
+test: lint emulator browser opencl  ## lint, types and the tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-slow: $(STAMP) emulator  ## the long tests
+test-slow: $(STAMP) emulator opencl  ## the long tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 lint: $(STAMP)  ## ruff and mypy
@@ -54,8 +72,11 @@ format: $(STAMP)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## side by side with ONNX Runtime, OpenVINO and ncnn
+bench: $(STAMP)  ## side by side with ONNX Runtime, OpenVINO, ncnn, MNN and LiteRT
 	$(BIN)/python benchmarks/compare.py
+
+bench-families: $(STAMP)  ## the same for MobileNetV2, V3-Large, V3-Small and V4-Conv-Small
+	$(BIN)/python benchmarks/compare.py --families
 
 clean:  ## remove everything that was made, the environment included
 	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache .mypy_cache

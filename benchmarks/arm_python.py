@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.engines import EngineUnavailableError
+from benchmarks.absence import EngineUnavailableError
 from tvm_mobilenet.boards.sysroot import board_root
 from tvm_mobilenet.runtime_libs import cache_folder
 

@@ -27,8 +27,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+from benchmarks.absence import EngineUnavailableError
 from benchmarks.arm_python import ArmPython, arm_python, host_wheel
-from benchmarks.engines import OURS, EngineUnavailableError
+from benchmarks.engines import OURS
+from benchmarks.mnn_convert import convert_mnn
 from benchmarks.ncnn_convert import convert
 from benchmarks.onnx_graph import GraphError, OnnxGraph, read_graph, seeded_inputs
 from tvm_mobilenet import __version__
@@ -201,7 +203,7 @@ def _run_peer(
         models = list(network.write(folder / "net"))
         names = [network.inputs[names[0]], network.outputs[names[1]]]
     elif peer == "mnn":
-        models = [_convert_mnn(case.onnx, folder / "net.mnn")]
+        models = [convert_mnn(case.onnx, folder / "net.mnn", site=host_wheel(PEERS["mnn"]))]
     np.save(folder / "input.npy", case.x)
     emulation = case.target.emulation
     assert emulation is not None  # ours was counted before, which asks for it
@@ -210,38 +212,6 @@ def _run_peer(
     command += [str(folder / "input.npy"), str(folder / "output.npy"), *names]
     classes = _counted(command, folder, {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"})
     return classes, np.load(folder / "output.npy")
-
-
-def _convert_mnn(onnx: Path, output: Path) -> Path:
-    """Convert with the extension module of MNN's wheel, in a process of its own.
-
-    Never `MNN.tools`: on import it runs `pip install`, and it reports what was converted.
-    """
-    site = host_wheel(PEERS["mnn"])
-    flags = [
-        "-f",
-        "ONNX",
-        "--modelFile",
-        str(onnx),
-        "--MNNModel",
-        str(output),
-        "--bizCode",
-        "count",
-    ]
-    program = f"import _tools; _tools.mnnconvert({['mnnconvert', *flags]!r})"
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_RUN_S,
-        env={"PYTHONPATH": str(site)},
-    )
-    if not output.is_file():
-        said = result.stderr.strip().splitlines() or ["it said nothing"]
-        raise EngineUnavailableError(f"MNN's converter wrote no model: {said[-1]}")
-    return output
 
 
 def _plugin(folder: Path) -> list[str]:

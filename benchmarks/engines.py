@@ -22,19 +22,17 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from benchmarks.absence import EngineUnavailableError
+from benchmarks.mnn_convert import convert_mnn
 from benchmarks.onnx_graph import GraphError, read_graph
 from tvm_mobilenet import __version__
 from tvm_mobilenet.artifact import Artifact, open_artifact
 from tvm_mobilenet.compute_thread import ComputeThread
 
-__all__ = ["ENGINES", "OURS", "PEAK", "PEERS", "Engine", "EngineUnavailableError", "Job"]
+__all__ = ["ENGINES", "OURS", "PEAK", "PEERS", "Engine", "Job"]
 
 
 _R = TypeVar("_R")
-
-
-class EngineUnavailableError(Exception):
-    """The engine is not installed or cannot take the model; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,8 @@ class Job:
     threads: int
     artifact: Path | None = None
     """Folder of our compiled model; the other engines do not look at it."""
+    dtype: str = "float32"
+    """What the file computes with: int8 if it is quantized."""
 
 
 class Engine(Protocol):
@@ -54,6 +54,9 @@ class Engine(Protocol):
     version: str
     note: str
     """Settings that a reader of the table should know."""
+
+    def refill(self) -> None:
+        """Put the inputs in place again, where `infer` uses their memory up. Not timed."""
 
     def infer(self) -> None:
         """Compute every output once."""
@@ -66,10 +69,13 @@ class Engine(Protocol):
 
 
 class _Anywhere:
-    """An engine that is called from any thread."""
+    """An engine that is called from any thread, and that leaves its inputs alone."""
 
     def on_its_thread(self, function: Callable[[], _R]) -> _R:
         return function()
+
+    def refill(self) -> None:
+        pass
 
 
 def _version(package: str) -> str:
@@ -77,6 +83,11 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         raise EngineUnavailableError(f"not installed (pip install {package})") from None
+
+
+def _only_float32(engine: str, job: Job) -> None:
+    if job.dtype != "float32":
+        raise EngineUnavailableError(f"{engine} reads no {job.dtype} model from ONNX")
 
 
 class OnnxRuntime(_Anywhere):
@@ -155,6 +166,7 @@ class Ncnn(_Anywhere):
 
     def __init__(self, job: Job) -> None:
         self.version = _version("ncnn")
+        _only_float32("ncnn", job)
         import ncnn
 
         from benchmarks.ncnn_convert import convert
@@ -198,33 +210,33 @@ class Ncnn(_Anywhere):
 
 
 class Mnn(_Anywhere):
-    """MNN's session interface, precision high (float32)."""
+    """MNN's session interface, precision high.
+
+    On x86 its precisions high, normal and low compute the same float32, to the bit and as fast. On
+    Arm normal and low may be float16, so high is what is asked for everywhere.
+    """
 
     def __init__(self, job: Job) -> None:
         self.version = _version("MNN")
-        # Never MNN.tools or the `mnnconvert` command: on import they run `pip install` on whatever
-        # Python comes first on the PATH, and they report what was converted to a log service. The
-        # converter itself is a plain extension module beside the package.
-        converter = import_module("_tools")
+        _only_float32("MNN", job)
         mnn = import_module("MNN")
         with tempfile.TemporaryDirectory() as folder:
-            path = str(Path(folder) / "net.mnn")
-            flags = ["-f", "ONNX", "--modelFile", str(job.onnx), "--MNNModel", path]
-            converter.mnnconvert(["mnnconvert", *flags, "--bizCode", "compare"])
-            if not Path(path).is_file():
-                raise EngineUnavailableError("MNN's converter wrote no model")
-            self._interpreter = mnn.Interpreter(path)
+            path = convert_mnn(job.onnx, Path(folder) / "net.mnn")
+            self._interpreter = mnn.Interpreter(str(path))
         config = {"backend": "CPU", "precision": "high", "numThread": job.threads}
         self._session = self._interpreter.createSession(config)
-        for name, array in job.inputs.items():
-            tensor = self._interpreter.getSessionInput(self._session, name)
-            host = mnn.Tensor(
-                array.shape, mnn.Halide_Type_Float, array, mnn.Tensor_DimensionType_Caffe
-            )
-            tensor.copyFrom(host)
-        self._specs = read_graph(job.onnx).outputs
         self._mnn = mnn
-        self.note = "precision high"
+        self._inputs = job.inputs
+        self._specs = read_graph(job.onnx).outputs
+        self.refill()
+        self.note = f"precision high, {job.threads} threads, input copied in before each inference"
+
+    def refill(self) -> None:
+        # Between layers MNN uses the memory of its input: a second inference would compute from
+        # what the first one left there.
+        for name, array in self._inputs.items():
+            tensor = self._interpreter.getSessionInput(self._session, name)
+            tensor.copyFrom(self._tensor(array))
 
     def infer(self) -> None:
         self._interpreter.runSession(self._session)
@@ -232,16 +244,47 @@ class Mnn(_Anywhere):
     def outputs(self) -> list[np.ndarray]:
         arrays = []
         for spec in self._specs:
-            host = np.zeros(spec.shape, np.float32)
-            tensor = self._mnn.Tensor(
-                spec.shape,
-                self._mnn.Halide_Type_Float,
-                host,
-                self._mnn.Tensor_DimensionType_Caffe,
-            )
+            tensor = self._tensor(np.zeros(spec.shape, np.float32))
             self._interpreter.getSessionOutput(self._session, spec.name).copyToHostTensor(tensor)
             arrays.append(np.array(tensor.getNumpyData()).reshape(spec.shape))
         return arrays
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        mnn = self._mnn
+        layout = mnn.Tensor_DimensionType_Caffe
+        return mnn.Tensor(array.shape, mnn.Halide_Type_Float, array, layout)
+
+
+class LiteRt(_Anywhere):
+    """LiteRT's interpreter with XNNPACK, on a model that `litert_convert.py` made. NHWC input."""
+
+    def __init__(self, job: Job) -> None:
+        self.version = _version("ai-edge-litert")
+        from ai_edge_litert.interpreter import Interpreter
+
+        from benchmarks.litert_convert import convert
+
+        try:
+            content = convert(read_graph(job.onnx))
+        except GraphError as err:
+            raise EngineUnavailableError(str(err)) from err
+        self._interpreter = Interpreter(model_content=content, num_threads=job.threads)
+        self._interpreter.allocate_tensors()
+        arrays = job.inputs.values()
+        for detail, array in zip(self._interpreter.get_input_details(), arrays, strict=True):
+            nhwc = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+            self._interpreter.set_tensor(detail["index"], np.ascontiguousarray(nhwc))
+        self.note = f"XNNPACK, {job.threads} threads, NHWC input"
+
+    def infer(self) -> None:
+        self._interpreter.invoke()
+
+    def outputs(self) -> list[np.ndarray]:
+        arrays = [
+            self._interpreter.get_tensor(detail["index"])
+            for detail in self._interpreter.get_output_details()
+        ]
+        return [a.transpose(0, 3, 1, 2) if a.ndim == 4 else a for a in arrays]
 
 
 class Ours:
@@ -273,6 +316,9 @@ class Ours:
                 array = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
             arrays.append(tvm.runtime.tensor(array))
         self._vm.set_input("main", *arrays)
+
+    def refill(self) -> None:
+        pass
 
     def infer(self) -> None:
         self._vm.invoke_stateful("main")
@@ -368,6 +414,7 @@ PEERS: dict[str, Callable[[Job], Engine]] = {
     "openvino": OpenVino,
     "ncnn": Ncnn,
     "mnn": Mnn,
+    "litert": LiteRt,
 }
 ENGINES: dict[str, Callable[[Job], Engine]] = {**PEERS, OURS: Ours, PEAK: Peak}
 

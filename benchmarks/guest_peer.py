@@ -47,7 +47,7 @@ def ncnn_engine(models: list[str], x: np.ndarray, names: list[str]) -> Callable[
 
 
 def mnn_engine(models: list[str], x: np.ndarray, names: list[str]) -> Callable[[], np.ndarray]:
-    import MNN  # type: ignore[import-not-found,unused-ignore]
+    import MNN
 
     interpreter = MNN.Interpreter(models[0])
     session = interpreter.createSession({"backend": "CPU", "precision": "high", "numThread": 1})
@@ -64,7 +64,7 @@ def mnn_engine(models: list[str], x: np.ndarray, names: list[str]) -> Callable[[
 
 
 def mnn_result(output: object) -> np.ndarray:
-    import MNN  # type: ignore[import-not-found,unused-ignore]
+    import MNN
 
     shape = output.getShape()  # type: ignore[attr-defined]
     array = np.zeros(shape, np.float32)

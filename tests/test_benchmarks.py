@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from benchmarks import compare
-from benchmarks.engines import OURS, PEAK, EngineUnavailableError, Job
+from benchmarks.absence import EngineUnavailableError
+from benchmarks.agreement import Reference
+from benchmarks.cases import quantize
+from benchmarks.comparison import Entry
+from benchmarks.engines import OURS, PEAK, Job
 from benchmarks.ncnn_convert import convert
 from benchmarks.onnx_graph import GraphError, read_graph, seeded_inputs
 from benchmarks.series import Series, fastest, paired_ratio
+from benchmarks.table import FORMAT_VERSION
 from benchmarks.workers import BurstPlan, Worker
 from tests.test_compiler import Graph
 
@@ -186,9 +188,18 @@ def test_series_takes_the_median_of_round_medians():
     assert not Series(((1.0,), (1.01,), (1.0,))).is_noisy
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "ncnn"])
+MODULES = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "ncnn": "ncnn",
+    "mnn": "MNN",
+    "litert": "ai_edge_litert",
+}
+
+
+@pytest.mark.parametrize("engine", MODULES)
 def test_every_peer_computes_what_onnx_runtime_does(engine, small):
-    if importlib.util.find_spec(engine) is None:
+    if importlib.util.find_spec(MODULES[engine]) is None:
         pytest.skip(f"{engine} is not installed (pip install 'tvm-mobilenet[bench]')")
     import onnxruntime
 
@@ -198,9 +209,11 @@ def test_every_peer_computes_what_onnx_runtime_does(engine, small):
     with Worker(engine, 1) as worker:
         loaded = worker.load(Job(small, inputs, threads=1))
         burst = worker.burst(BurstPlan(warmup_ms=0, measured_ms=0))
+        again = worker.outputs()  # MNN, left alone, computes from what its last run left behind
     assert len(burst.latencies_ms) >= 5
     assert min(burst.latencies_ms) > 0
     np.testing.assert_allclose(loaded.outputs[0], expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(again[0], expected[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_worker_that_dies_is_absent_with_a_reason(small):
@@ -217,12 +230,39 @@ def test_an_engine_that_cannot_start_says_why(small):
 
 
 def test_wrong_outputs_are_not_timed():
-    entry = compare.Entry("ncnn", 1, compare.Loaded("1", "", 0.0, (np.full((1, 4), 1.1),)))
-    compare._check_parity(entry, [np.ones((1, 4))], limit=1e-4)
-    assert "relative L2 1.0e-01" in entry.absence
-    entry = compare.Entry("ncnn", 1, compare.Loaded("1", "", 0.0, (np.full((1, 4), np.nan),)))
-    compare._check_parity(entry, [np.ones((1, 4))], limit=1e-4)
-    assert entry.absence
+    reference = Reference((np.ones((1, 4)),), None)
+    assert "relative L2 1.0e-01" in reference.judge([np.full((1, 4), 1.1)]).failure
+    assert reference.judge([np.full((1, 4), np.nan)]).failure
+    assert "shapes [(4,)]" in reference.judge([np.ones(4)]).failure
+    assert not reference.judge([np.ones((1, 4))]).failure
+
+
+def test_int8_outputs_are_judged_in_quantization_steps():
+    reference = Reference((np.array([[3.0, 2.0, 1.0, 0.0]]),), (0.01,))
+    near = reference.judge([np.array([[3.01, 1.99, 1.0, 0.0]])])
+    assert not near.failure
+    assert not near.remark
+    assert near.steps_max == pytest.approx(1.0)
+    off = reference.judge([np.array([[3.0, 2.0, 1.05, 0.11]])])
+    assert not off.failure
+    assert "4.0 quantization steps off on average (at most 11)" in off.remark
+    other = reference.judge([np.array([[2.97, 2.99, 1.0, 0.0]])])
+    assert other.top1 is False
+    assert "allowed are 8" in reference.judge([np.full((1, 4), 5.0)]).failure
+
+
+def test_an_engine_whose_output_changes_while_it_is_timed_is_taken_out():
+    class Drifting(Worker):
+        def __init__(self):
+            pass  # no process
+
+        def outputs(self, timeout_s=0.0):
+            return (np.array([2.0]),)
+
+    entry = Entry("mnn", 1, turns=[(1.0,)])
+    compare._check_again(Drifting(), entry, Reference((np.array([1.0]),), None))
+    assert entry.absence == "after its turns the output differs: relative L2 1.0e+00"
+    assert not entry.turns
 
 
 def test_one_run_prints_a_table_and_writes_json(small, tmp_path, capsys):
@@ -237,7 +277,38 @@ def test_one_run_prints_a_table_and_writes_json(small, tmp_path, capsys):
     assert engines["onnxruntime"]["ratio"] == 1.0
     assert len(engines["onnxruntime"]["round_medians_ms"]) == 2
     assert result["macs"] == read_graph(small).macs
-    assert not list(tmp_path.glob(".result*"))
+    assert result["fastest_peer"] == "onnxruntime"
+    assert [p.name for p in tmp_path.iterdir() if "result" in p.name] == ["result.json"]
+
+
+def test_an_int8_run_reports_steps_and_names_who_cannot(small, tmp_path, capsys):
+    quantized, out = quantize(small), tmp_path / "result.json"
+    flags = ["--dtype", "int8", "--threads", "1", "--rounds", "1", "--json", str(out)]
+    flags += ["--peers", "onnxruntime", "ncnn", "--ours", str(tmp_path)]
+    assert compare.main(["--onnx", str(quantized), *flags]) == 0
+    assert "int8, batch 1, 1 thread" in capsys.readouterr().out
+    document = json.loads(out.read_text())
+    assert document["format_version"] == FORMAT_VERSION
+    assert document["dtype"] == "int8"
+    engines = {e["engine"]: e for e in document["results"][0]["engines"]}
+    assert engines["onnxruntime"]["steps_mean"] <= 2.5
+    assert engines["onnxruntime"]["top1_agrees"]
+    assert "int8" in engines["ncnn"]["absence"]
+    assert "holds no artifact" in engines[OURS]["absence"]
+
+
+def test_a_file_of_the_other_dtype_is_one_line(small, capsys):
+    assert compare.main([str(small), "--dtype", "int8"]) == 2
+    assert "no QuantizeLinear in it" in capsys.readouterr().err
+    assert compare.main([str(quantize(small))]) == 2
+    assert "compare it with --dtype int8" in capsys.readouterr().err
+
+
+def test_the_families_come_in_one_command():
+    args = compare._parse(["--families"])
+    assert {name.split("_")[1] for name in args.models} == {"v2", "v3", "v4"}
+    assert compare._parse(["a.onnx", "--families"]).models[0] == "a.onnx"
+    assert compare._parse([]).models == list(compare.DEFAULT_MODELS)
 
 
 def test_a_missing_file_is_one_line(capsys):

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 import tvm_mobilenet
+from tvm_mobilenet.gpu import Gpu
 from tvm_mobilenet.manifest import Manifest
 from tvm_mobilenet.targets import Cpu, Link, TvmOptions, list_targets
 
@@ -64,7 +65,8 @@ def test_every_shipped_target_is_described():
 
 def test_every_key_of_a_target_file_is_described():
     quoted = set(_quoted(_text("docs/targets.md")))
-    for section, model in (("tvm", TvmOptions), ("link", Link), ("cpu", Cpu)):
+    sections = (("tvm", TvmOptions), ("link", Link), ("cpu", Cpu), ("gpu", Gpu))
+    for section, model in sections:
         for name, field in model.model_fields.items():
             if (section, name) != ("tvm", "kind"):
                 assert f"{section}.{field.alias or name}" in quoted

@@ -31,6 +31,7 @@ MAY_NOT_NEED_TVM = (
     "native_build.py",
     "protocols.py",
     "records.py",
+    "report/",
     "runtime_libs.py",
     "targets.py",
     "toolchain.py",

@@ -32,6 +32,7 @@ _EXPORTS = {
     "stop_board": ("tvm_mobilenet.boards.emulator", "stop_board"),
     "train_model": ("tvm_mobilenet.train", "train"),
     "tune_model": ("tvm_mobilenet.tune", "tune_model"),
+    "write_report": ("tvm_mobilenet.report.write", "write_report"),
     "verify_artifact": ("tvm_mobilenet.verify.report", "verify"),
 }
 """Name here, and where it comes from. A name that is also a module's cannot be used: importing the

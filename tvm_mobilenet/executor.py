@@ -8,20 +8,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tvm_mobilenet.artifact import Artifact
 from tvm_mobilenet.compute_thread import ComputeThread
-from tvm_mobilenet.errors import ArtifactError, ManifestMismatchError
+from tvm_mobilenet.errors import ArtifactError, ManifestMismatchError, TvmMobilenetError
 from tvm_mobilenet.inputs import checked_inputs
+from tvm_mobilenet.opencl.placement import (
+    OpenCLPlacement,
+    Placement,
+    ProcessorPlacement,
+    needs_opencl,
+)
+from tvm_mobilenet.opencl.runtime import device_error
 from tvm_mobilenet.process_memory import peak_bytes, reset_peak, resident_bytes
 from tvm_mobilenet.records import LayerRecord, TensorInfo
 from tvm_mobilenet.series import Memory
 
 __all__ = ["LocalExecutor"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array]
@@ -45,12 +55,16 @@ class LocalExecutor:
     Raises:
         ArtifactError: TVM cannot load the library.
         SpecError: a number of threads that this machine does not have.
+        DeviceError: the model is for OpenCL, and there is no device, or it refuses the model.
     """
 
     def __init__(
         self, artifact: Artifact, threads: int | None = None, cpus: Sequence[int] = ()
     ) -> None:
         self.artifact = artifact
+        self._place: Placement = (
+            OpenCLPlacement() if needs_opencl(artifact.manifest) else ProcessorPlacement()
+        )
         self._before_bytes = resident_bytes()
         reset_peak()
         self._thread = ComputeThread(threads, cpus)
@@ -82,7 +96,8 @@ class LocalExecutor:
         The process's figures: what else it does meanwhile is counted too, and opening another
         executor begins the peak anew.
         """
-        return Memory(self._before_bytes, max(self._before_bytes, peak_bytes()))
+        now = resident_bytes()
+        return Memory(self._before_bytes, max(self._before_bytes, now, peak_bytes()), now)
 
     def close(self) -> None:
         """End the threads."""
@@ -109,7 +124,7 @@ class LocalExecutor:
             SpecError: an input is missing, left over, or of another shape or dtype.
         """
         arrays = self._checked(inputs)
-        return self._thread.call(self._run, arrays)
+        return self._on_thread(self._run, arrays)
 
     def times_ms(self, inputs: Inputs, repeat: int) -> list[float]:
         """Time `repeat` inferences one by one.
@@ -119,7 +134,7 @@ class LocalExecutor:
         `time_evaluator` gives the same figures but does not show the warm-up.
         """
         arrays = self._checked(inputs)
-        return self._thread.call(self._times, arrays, repeat)
+        return self._on_thread(self._times, arrays, repeat)
 
     def layer_outputs(self, inputs: Inputs) -> list[Array]:
         """Run once and return what each kernel call wrote, in the order of `manifest.layers`."""
@@ -131,29 +146,38 @@ class LocalExecutor:
             found.append(np.array(args[-1].numpy(), copy=True))
 
         arrays = self._checked(inputs)
-        self._thread.call(self._instrumented, arrays, copy_output, 1)
+        self._on_thread(self._instrumented, arrays, copy_output, 1)
         return found
 
     def layer_times_ms(self, inputs: Inputs, repeat: int) -> npt.NDArray[np.float64]:
-        """Time every kernel call, in its place in the inference.
+        """Time every kernel call, in its place in the inference; see `Placement.time_ns`.
 
         Shapes:
             (repeat, len(manifest.layers)) f64.
         """
         values: list[float] = []
-        clock = time.perf_counter_ns
+        time_ns = self._place.time_ns
 
         def timed(_layer: LayerRecord, kernel: Any, args: tuple[Any, ...]) -> None:
-            begin = clock()
-            kernel(*args)
-            values.append((clock() - begin) / 1e6)
+            values.append(time_ns(lambda: kernel(*args)) / 1e6)
 
         arrays = self._checked(inputs)
-        self._thread.call(self._instrumented, arrays, timed, repeat)
+        self._on_thread(self._instrumented, arrays, timed, repeat)
         return np.asarray(values).reshape(repeat, len(self.artifact.manifest.layers))
 
     def _checked(self, inputs: Inputs) -> list[Array]:
         return checked_inputs(self.inputs, inputs)
+
+    def _on_thread(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return self._thread.call(function, *args, **kwargs)
+        except TvmMobilenetError:
+            raise
+        except Exception as err:
+            found = device_error(err)
+            if found is None:
+                raise
+            raise found from err
 
     # Everything below runs on the compute thread.
 
@@ -162,18 +186,22 @@ class LocalExecutor:
         from tvm.runtime.vm import VirtualMachine
 
         begin = time.perf_counter()
+        device = self._place.device()
         try:
             library = tvm.runtime.load_module(str(self.artifact.library_path))
-            self._vm = VirtualMachine(library, tvm.cpu())
+            self._place.prepare(library)
+            self._vm = VirtualMachine(library, device)
             self._main = self._vm["main"]
         except Exception as err:
+            if found := device_error(err, step="load"):
+                raise found from err
             reason = " ".join(str(err).split())[-200:] or type(err).__name__
             raise ArtifactError(
                 f"artifact {self.artifact.path}: its library, made with TVM "
                 f"{self.artifact.manifest.versions.tvm}, cannot be loaded by TVM "
                 f"{tvm.__version__}: {reason}"
             ) from err
-        self._to_tensor = tvm.runtime.tensor
+        self._to_tensor: Callable[[Array], Any] = lambda array: tvm.runtime.tensor(array, device)
         return (time.perf_counter() - begin) * 1e3
 
     def _run(self, arrays: list[Array]) -> dict[str, Array]:
@@ -188,11 +216,13 @@ class LocalExecutor:
         tensors = [self._to_tensor(array) for array in arrays]
         self._vm.save_function("main", _TIMED, *tensors, include_return=False)
         infer = self._vm[_TIMED]
+        wait = self._place.wait
         clock = time.perf_counter_ns
         values = [0] * repeat
         for index in range(repeat):
             begin = clock()
             infer()
+            wait()
             values[index] = clock() - begin
         return [value / 1e6 for value in values]
 

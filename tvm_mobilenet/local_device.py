@@ -66,7 +66,11 @@ class LocalDevice:
         steps = Steps(
             load_ms=found["load_ms"],
             first_run_ms=found["first_run_ms"],
-            memory=Memory(found["before_bytes"], found["peak_bytes"]),
+            memory=Memory(
+                found["before_bytes"],
+                found["peak_bytes"],
+                steps=tuple((step, now, peak) for step, now, peak in found["memory_steps"]),
+            ),
             warmup_ms=tuple(found["warmup_ms"]),
             values_ms=tuple(found["values_ms"]),
             layer_times_ms=None if rows is None else tuple(tuple(row) for row in rows),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,7 @@ from tvm_mobilenet.toolchain import compiler_driver, run_compiler
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import TargetSpec
 
-__all__ = ["build_native"]
+__all__ = ["build_native", "forget_old_builds"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ _FLAGS = (
     "-Wl,-z,relro,-z,now",
     "-Wl,--no-as-needed",  # a library may be there for what it registers when it is loaded
 )
+_KEPT_BUILDS = 8
 _KINDS = {"program": ("-fPIE", "-pie"), "shared": ("-fPIC", "-shared")}
 
 
@@ -81,3 +83,17 @@ def build_native(
         command += [*(str(library) for library in libraries), *flags]
         logger.debug("%s", shlex.join(command))
         run_compiler(command, target.name, output)
+
+
+def forget_old_builds(newest: Path) -> None:
+    """Keep the cache from growing with every change of the sources: the last few builds stay.
+
+    Args:
+        newest: the folder of the build that was made just now, beside those of earlier ones.
+    """
+    builds = sorted(
+        (path for path in newest.parent.iterdir() if path.is_dir() and path != newest),
+        key=lambda path: path.stat().st_mtime,
+    )
+    for old in builds[: -(_KEPT_BUILDS - 1)]:
+        shutil.rmtree(old, ignore_errors=True)  # another process may be doing the same

@@ -52,6 +52,7 @@ def _probe(request: Mapping[str, Any]) -> dict[str, Any]:
         "first_run_ms": steps.first_run_ms,
         "before_bytes": memory.before_bytes if memory else 0,
         "peak_bytes": memory.peak_bytes if memory else 0,
+        "memory_steps": memory.steps if memory else (),
         "warmup_ms": steps.warmup_ms,
         "values_ms": steps.values_ms,
         "layer_times_ms": steps.layer_times_ms,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "ClassList",
     "ExportedModel",
+    "FloatIsland",
     "LayerRecord",
     "ModelOrigin",
     "Preprocessing",
@@ -110,3 +111,16 @@ class LayerRecord(Record):
     """Where the schedule comes from."""
     schedule: dict[str, Any] = Field(default_factory=dict)
     """The schedule's parameters."""
+
+
+class FloatIsland(Record):
+    """Neighbouring operators of a quantized model that are computed in float32."""
+
+    tensor: str
+    """Name of the ONNX tensor that the last of them computes."""
+    operators: tuple[str, ...]
+    """In the order of execution, as Relax names them."""
+    reason: str
+    """Why there is no integer form of them."""
+    is_quantized_again: bool
+    """Whether the result is quantized, so that the kernel has integers at its end."""

@@ -28,7 +28,7 @@ from tvm_mobilenet.files import output_error, sha256_of
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import TargetSpec
 
-__all__ = ["RuntimeLibs", "cache_folder", "runtime_libs", "target_machine"]
+__all__ = ["RuntimeLibs", "cache_folder", "package_folder", "runtime_libs", "target_machine"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ def runtime_libs(target: TargetSpec) -> RuntimeLibs:
     """
     machine = target_machine(target)
     if machine == host_machine():
-        root = _package_folder("tvm").parent
-        ffi_root = _package_folder("tvm_ffi").parent
+        root = package_folder("tvm").parent
+        ffi_root = package_folder("tvm_ffi").parent
         version = importlib.metadata.version("apache-tvm")
     elif machine in _WHEELS:
         root = ffi_root = _fetched(machine)
@@ -122,7 +122,7 @@ def runtime_libs(target: TargetSpec) -> RuntimeLibs:
         tvm_runtime=root / "tvm/lib/libtvm_runtime.so",
         tvm_ffi=ffi_root / "tvm_ffi/lib/libtvm_ffi.so",
         tvm_runtime_extra=root / "tvm/lib/libtvm_runtime_extra.so",
-        include=(_package_folder("tvm_ffi") / "include",),
+        include=(package_folder("tvm_ffi") / "include",),
         notices=(root / "tvm/LICENSE", root / "tvm/NOTICE"),
     )
 
@@ -139,7 +139,12 @@ def cache_folder() -> Path:
     return Path(base) / "tvm-mobilenet"
 
 
-def _package_folder(name: str) -> Path:
+def package_folder(name: str) -> Path:
+    """Return where an installed package lies, without importing it.
+
+    Raises:
+        ToolchainError: it is not installed.
+    """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise ToolchainError(f"{name} is not installed here; install tvm-mobilenet again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +48,11 @@ class Memory:
     """With all that runs a model loaded (TVM's runtime, Python where there is one), but no model.
     """
     peak_bytes: int
-    """The most there was from then on."""
+    """The most there was from then on, up to the end of the first inference."""
+    now_bytes: int = 0
+    """What was there when one asked."""
+    steps: tuple[tuple[str, int, int], ...] = ()
+    """The steps of a run in their order: what was there at the end of each, and the most so far."""
 
     @property
     def added_bytes(self) -> int:
@@ -57,7 +61,15 @@ class Memory:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        return {**asdict(self), "added_bytes": self.added_bytes}
+        return {
+            "before_bytes": self.before_bytes,
+            "peak_bytes": self.peak_bytes,
+            "added_bytes": self.added_bytes,
+            "steps": [
+                {"step": step, "resident_bytes": now, "peak_bytes": peak}
+                for step, now, peak in self.steps
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +146,12 @@ def take_steps(
             `request.cool_down_s` between; None for all at once.
         rest: how to rest.
     """
+    watch = _MemoryWatch(executor)
+    watch.look("load")
     begin = time.perf_counter()
     executor.run(inputs)
     first_run_ms = (time.perf_counter() - begin) * 1e3
-    memory = executor.memory()
+    watch.look("first run")
     bursts = _Bursts(first_run_ms, burst_s, request.cool_down_s or 0.0, rest)
 
     def timed(count: int) -> list[float]:
@@ -149,6 +163,7 @@ def take_steps(
     else:
         warmup = bursts.take(timed, request.warmup)
         values = bursts.take(timed, request.repeat)
+    watch.look("series")
     layers: tuple[tuple[float, ...], ...] | None = None
     if request.profile:
         runs = min(request.repeat, PROFILE_RUNS)
@@ -159,14 +174,37 @@ def take_steps(
 
         bursts.take(looked_into, max(1, min(request.warmup, runs)))
         layers = tuple(bursts.take(looked_into, runs))
+        watch.look("profile")
     return Steps(
         load_ms=executor.load_ms,
         first_run_ms=first_run_ms,
-        memory=memory,
+        memory=watch.memory,
         warmup_ms=tuple(warmup),
         values_ms=tuple(values),
         layer_times_ms=layers,
     )
+
+
+class _MemoryWatch:
+    """Asks for an executor's memory between the steps of a run."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._steps: list[tuple[str, int, int]] = []
+        self._of_model: Memory | None = None
+
+    def look(self, step: str) -> None:
+        """Note what there is at the end of `step`; nothing where it is not known."""
+        found = self._executor.memory()
+        if found is not None:
+            self._steps.append((step, found.now_bytes, found.peak_bytes))
+            if step in ("load", "first run"):
+                self._of_model = found
+
+    @property
+    def memory(self) -> Memory | None:
+        """What loading and the first run took: nothing of the measuring itself is in it."""
+        return self._of_model and replace(self._of_model, steps=tuple(self._steps))
 
 
 class _Bursts:

@@ -1,8 +1,8 @@
 """What a model is compiled for: one TOML file a board, or the machine at hand.
 
 A target names everything that the schedules are computed from (vector width, number of vector
-registers, shape of the multiply-add, caches, cores), what the code generator and the linker are
-told, and where each figure comes from.
+registers, shape of the multiply-add, caches, cores; of a GPU, what is in `gpu`), what the code
+generator and the linker are told, and where each figure comes from.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tvm_mobilenet.errors import SpecError, UnknownTargetError, suggestion
+from tvm_mobilenet.gpu import Gpu
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,6 +35,7 @@ __all__ = [
     "HOST",
     "Cpu",
     "Emulation",
+    "InstructionWeights",
     "Link",
     "TargetSpec",
     "TvmOptions",
@@ -58,7 +60,8 @@ class _Section(BaseModel):
 class TvmOptions(_Section):
     """What TVM's code generator is told; the number of cores is added from `Cpu`."""
 
-    kind: Literal["llvm"] = "llvm"
+    kind: Literal["llvm", "opencl"] = "llvm"
+    """`opencl`: kernels are OpenCL C for the target's `gpu`, and the rest is what LLVM makes."""
     mtriple: str
     """LLVM's name of architecture, vendor and ABI, `aarch64-linux-gnu`."""
     mcpu: str
@@ -136,7 +139,33 @@ class Emulation(_Section):
     """The emulator's `-cpu`."""
 
 
+class InstructionWeights(_Section):
+    """What instructions cost beside each other, by class; for tuning by counted instructions.
+
+    The unit is that of a multiply-add of full vector width.
+    """
+
+    fma: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Vector and floating-point multiply-adds."""
+    simd: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Every other vector or floating-point instruction."""
+    load_store: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Loads and stores of any register; in kernels nearly all are loads of full vectors."""
+    branch: float = Field(gt=0, le=100, allow_inf_nan=False)
+    other: float = Field(gt=0, le=100, allow_inf_nan=False)
+    """Integer arithmetic, addresses and moves."""
+    source: str = Field(min_length=1)
+    """Where the weights come from: the core's published optimisation guide."""
+
+    def by_class(self) -> dict[str, float]:
+        """Return the weights alone, keyed by class."""
+        return self.model_dump(exclude={"source"})
+
+
 _FIGURES = tuple(name for name, field in Cpu.model_fields.items() if field.annotation is int)
+_GPU_FIGURES = tuple(
+    name for name, field in Gpu.model_fields.items() if field.annotation in (int, float, bool)
+)
 
 
 class TargetSpec(_Section):
@@ -145,32 +174,76 @@ class TargetSpec(_Section):
     format_version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str
+    host: str | None = None
+    """The target that `link`, `cpu`, `emulation` and LLVM's options were taken from, if one was
+    named: the machine that a GPU sits in."""
     tvm: TvmOptions
     link: Link
     cpu: Cpu
+    gpu: Gpu | None = None
+    """The OpenCL device, where `tvm.kind` is `opencl`."""
     emulation: Emulation | None = None
+    instruction_weights: InstructionWeights | None = None
     sources: dict[str, str]
     """Where each figure of `cpu` comes from, keyed by its field."""
+    gpu_sources: dict[str, str] = {}
+    """Where each figure of `gpu` comes from, keyed by its field."""
+
+    @model_validator(mode="after")
+    def _gpu_where_there_is_opencl(self) -> TargetSpec:
+        if self.tvm.kind == "opencl" and self.gpu is None:
+            raise ValueError("tvm.kind is 'opencl' and there is no [gpu]; describe the device")
+        if self.tvm.kind != "opencl" and self.gpu is not None:
+            raise ValueError("there is a [gpu] and tvm.kind is not 'opencl'; write kind = 'opencl'")
+        return self
 
     @model_validator(mode="after")
     def _every_figure_has_a_source(self) -> TargetSpec:
-        for key in self.sources:
-            if key not in Cpu.model_fields:
-                raise ValueError(f"sources.{key} is no field of cpu{_closest(key, Cpu)}")
-        missing = [name for name in _FIGURES if not self.sources.get(name, "").strip()]
-        if missing:
-            raise ValueError(f"sources lacks {', '.join(missing)}; say where each figure is from")
+        for where, sources, section, figures in (
+            ("sources", self.sources, Cpu, _FIGURES),
+            ("gpu_sources", self.gpu_sources, Gpu, _GPU_FIGURES if self.gpu else ()),
+        ):
+            for key in sources:
+                if key not in section.model_fields:
+                    part = section.__name__.lower()
+                    raise ValueError(f"{where}.{key} is no field of {part}{_closest(key, section)}")
+            missing = [name for name in figures if not sources.get(name, "").strip()]
+            if missing:
+                raise ValueError(
+                    f"{where} lacks {', '.join(missing)}; say where each figure is from"
+                )
         return self
 
     @property
     def is_host(self) -> bool:
-        """Whether this is the machine at hand, as `tvm_mobilenet.host` describes it."""
-        return self.name == HOST
+        """Whether its CPU is the machine at hand, as `tvm_mobilenet.host` describes it."""
+        return HOST in (self.name, self.host)
+
+    @property
+    def device_kind(self) -> Literal["cpu", "opencl"]:
+        """What a library for this target needs to run on."""
+        return "opencl" if self.gpu is not None else "cpu"
 
     def tvm_options(self) -> dict[str, Any]:
         """Return the dictionary that `tvm.target.Target` takes."""
+        if self.gpu is None:
+            return self._llvm_options()
         options: dict[str, Any] = {
-            "kind": self.tvm.kind,
+            "kind": "opencl",
+            "max_num_threads": self.gpu.max_work_group,
+            "max_threads_per_block": self.gpu.max_work_group,
+            "max_shared_memory_per_block": self.gpu.local_kib * 1024,
+            # Above 1 TVM puts a barrier inside of a divergent branch.
+            "thread_warp_size": 1,
+            "host": self._llvm_options(),
+        }
+        if self.gpu.architecture != "generic":
+            options["device"] = "mali"
+        return options
+
+    def _llvm_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "kind": "llvm",
             "mtriple": self.tvm.mtriple,
             "mcpu": self.tvm.mcpu,
             "num-cores": self.cpu.cores,
@@ -181,6 +254,12 @@ class TargetSpec(_Section):
             options["mfloat-abi"] = self.tvm.mfloat_abi
         return options
 
+    def host_target(self) -> Target:
+        """Return TVM's object for the CPU of this target."""
+        from tvm.target import Target
+
+        return Target(self._llvm_options())
+
     def tvm_target(self) -> Target:
         """Return TVM's object for this target."""
         from tvm.target import Target
@@ -189,11 +268,14 @@ class TargetSpec(_Section):
 
     def fingerprint(self) -> str:
         """Return the sha256 of all that shapes the code; name, prose and clock do not."""
-        content = {
+        content: dict[str, Any] = {
             "tvm": self.tvm.model_dump(mode="json"),
             "link": self.link.model_dump(mode="json"),
             "cpu": self.cpu.model_dump(mode="json", exclude={"freq_mhz"}),
         }
+        if self.gpu is not None:
+            estimates = {"model", "freq_mhz", "bandwidth_gbs"}
+            content["gpu"] = self.gpu.model_dump(mode="json", exclude=estimates)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -259,11 +341,34 @@ def _read_target(path: Path) -> TargetSpec:
         )
     if content.get("name") == HOST:
         raise SpecError(f"target file {path}: the name 'host' is kept for the machine at hand")
+    if "host" in content:
+        content = _with_host(content, path)
     try:
         return TargetSpec.model_validate(content)
     except ValidationError as err:
         problems = "; ".join(_say(problem) for problem in err.errors()[:3])
         raise SpecError(f"target file {path}: {problems}") from err
+
+
+def _with_host(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Fill in the CPU's side of a target from the target that its `host` names."""
+    taken = ("link", "cpu", "emulation", "sources")
+    for key in taken:
+        if key in content:
+            raise SpecError(
+                f"target file {path}: {key} is given beside host = {content['host']!r}, which has "
+                "its own; leave one of the two out"
+            )
+    if content["host"] not in list_targets() or content["host"] == content.get("name"):
+        raise SpecError(
+            f"target file {path}: host is {content['host']!r}; name a target with a CPU: {_names()}"
+        )
+    host = load_target(content["host"])
+    if host.gpu is not None:
+        raise SpecError(f"target file {path}: host {host.name!r} is a GPU; name one with a CPU")
+    theirs = host.model_dump(mode="json", by_alias=True, exclude_none=True)
+    tvm = {**theirs["tvm"], **content.get("tvm", {})}
+    return {**content, "tvm": tvm, **{key: theirs[key] for key in taken if key in theirs}}
 
 
 def _closest(key: str, section: type[BaseModel]) -> str:
@@ -280,7 +385,9 @@ def _say(problem: Mapping[str, Any]) -> str:
             "tvm": TvmOptions,
             "link": Link,
             "cpu": Cpu,
+            "gpu": Gpu,
             "emulation": Emulation,
+            "instruction_weights": InstructionWeights,
         }
         parent = sections.get(location[0], TargetSpec) if len(location) > 1 else TargetSpec
         return f"unknown key {field!r}{_closest(location[-1], parent)}"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tvm_mobilenet.errors import SpecError, UsageError, error_context
-from tvm_mobilenet.protocols import NoProgress, Progress
+from tvm_mobilenet.protocols import Device, NoProgress, Progress
 from tvm_mobilenet.targets import TargetSpec, load_target
 from tvm_mobilenet.workflow import onnx_file
 
 if TYPE_CHECKING:
-    from tvm_mobilenet.tuning.local import Measurer
+    from tvm_mobilenet.tuning.measurer import Measurer
     from tvm_mobilenet.tuning.report import TuningReport
 
 __all__ = ["DEFAULT_MINUTES", "tune_model"]
@@ -35,6 +36,9 @@ def tune_model(
     dry_run: bool = False,
     builders: int | None = None,
     compiler: str | None = None,
+    cost: Literal["latency", "instructions"] = "latency",
+    device: Device | None = None,
+    cpus: Sequence[int] = (),
     measurer: Measurer | None = None,
     progress: Progress | None = None,
 ) -> TuningReport:
@@ -55,12 +59,18 @@ def tune_model(
         dry_run: say what would be tuned, and measure nothing.
         builders: how many processes build; None for one on each processor.
         compiler: the C compiler to link with, in place of the target's own choice.
-        measurer: what to measure on, closed afterwards; None for this machine.
+        cost: what to bring down: `latency`, or the weighted `instructions` that an emulated board
+            counts, with one thread.
+        device: the board to measure on, or the tracker's boards of one kind, all at once; None for
+            this machine.
+        cpus: the processors of a board to compute on; empty for its choice.
+        measurer: what to measure on in place of both, closed afterwards.
         progress: told of every candidate.
 
     Raises:
-        UsageError: the request cannot be met: model, target, budget, or a target that is not this
-            machine where no measurer is given.
+        UsageError: the request cannot be met: model, target, budget, a target that is not this
+            machine where no board is given, or instructions that are not to be counted.
+        DeviceError: no board answers, or the last one has gone.
         OutputError: the log cannot be written.
         TuningError: nothing can be built or measured at all.
     """
@@ -68,16 +78,13 @@ def tune_model(
     spec = target if isinstance(target, TargetSpec) else load_target(target)
     budget_seconds = _checked_budget(trials, minutes)
 
-    from tvm_mobilenet.tuning.local import LocalMeasurer
     from tvm_mobilenet.tuning.recorded import read_stores
     from tvm_mobilenet.tuning.store import user_store
     from tvm_mobilenet.tuning.tasks import model_tasks
     from tvm_mobilenet.tuning.tuner import Budget, Tuner
     from tvm_mobilenet.tuning.workers import BuildPool
 
-    if measurer is None:
-        _check_is_host(spec)
-        measurer = LocalMeasurer(spec, threads=threads, cache=cache)
+    measurer = measurer or _measurer(spec, device, cpus, threads, cache, cost)
     with ExitStack() as stack:
         stack.callback(measurer.close)
         stack.enter_context(error_context(stage="tune", model=str(model), target=spec.name))
@@ -96,9 +103,12 @@ def tune_model(
             "folder": str(folder),
             "compiler": compiler,
         }
-        cpus = len(os.sched_getaffinity(0))
-        count = builders or cpus
-        pool = BuildPool(settings, count, rests=count + measurer.threads > cpus)
+        processors = len(os.sched_getaffinity(0))
+        count = builders or processors
+        # A count is the same whatever else is at work, and a board has processors of its own.
+        pool = BuildPool(
+            settings, count, rests=measurer.is_here and count + measurer.threads > processors
+        )
         stack.callback(pool.close)
         store = user_store(logs)
         tuner = Tuner(
@@ -114,6 +124,43 @@ def tune_model(
         )
         report = tuner.report(is_dry_run=True) if dry_run else tuner.run()
         return replace(report, left_as_computed=found.left_as_computed)
+
+
+def _measurer(
+    spec: TargetSpec,
+    device: Device | None,
+    cpus: Sequence[int],
+    threads: int | None,
+    cache: Literal["cold", "warm"],
+    cost: Literal["latency", "instructions"],
+) -> Measurer:
+    """Return what candidates are measured on."""
+    from tvm_mobilenet.rpc.board_device import BoardDevice
+
+    if isinstance(device, BoardDevice):
+        from tvm_mobilenet.rpc.board_measurer import BoardMeasurer, count_boards
+
+        return BoardMeasurer(
+            spec,
+            device,
+            boards=count_boards(device),
+            threads=threads,
+            cache=cache,
+            cost=cost,
+            cpus=cpus,
+        )
+    if cpus:
+        raise UsageError("cpus: they are a board's; give --tracker, --device or --emulated")
+    if device is not None:
+        raise UsageError(f"device {type(device).__name__}: give a board, or none for this machine")
+    if cost != "latency":
+        raise UsageError(
+            f"cost {cost}: only an emulated board counts instructions; give --emulated"
+        )
+    from tvm_mobilenet.tuning.local import LocalMeasurer
+
+    _check_is_host(spec)
+    return LocalMeasurer(spec, threads=threads, cache=cache)
 
 
 def _checked_budget(trials: int | None, minutes: float | None) -> float | None:
@@ -138,5 +185,5 @@ def _check_is_host(spec: TargetSpec) -> None:
     if spec.tvm != host.tvm or spec.cpu.isa != host.cpu.isa:
         raise UsageError(
             f"target {spec.name}: this machine is {host.tvm.mcpu}, and candidates are measured on "
-            "it; tune with --target host"
+            "it; give --tracker, --device or --emulated, or tune with --target host"
         )

@@ -13,6 +13,7 @@
 #include "counting.h"
 #include "facts.h"
 #include "ffi.h"
+#include "kernels.h"
 #include "layers.h"
 #include "threads.h"
 
@@ -362,5 +363,7 @@ bool board_functions_register(void) {
          ffi_register("tvm_mobilenet.board.time_layers", time_layers) &&
          ffi_register("tvm_mobilenet.board.capture_layers", capture_layers) &&
          ffi_register("tvm_mobilenet.board.captured", captured) &&
-         ffi_register("tvm_mobilenet.board.count_instructions", count_instructions);
+         ffi_register("tvm_mobilenet.board.count_instructions", count_instructions) &&
+         ffi_register("tvm_mobilenet.board.time_calls", kernels_time) &&
+         ffi_register("tvm_mobilenet.board.count_calls", kernels_count);
 }

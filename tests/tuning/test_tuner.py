@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from tvm_mobilenet.errors import OutputError, SpecError, TuningError, UsageError
 from tvm_mobilenet.protocols import NoProgress
 from tvm_mobilenet.targets import TargetSpec, load_target
 from tvm_mobilenet.tune import tune_model
-from tvm_mobilenet.tuning.local import Entrant, Figures, LocalMeasurer
+from tvm_mobilenet.tuning.local import LocalMeasurer
+from tvm_mobilenet.tuning.measurer import Entrant, Figures
 from tvm_mobilenet.tuning.records import canonical, plan_to_json, workload_to_json
 from tvm_mobilenet.tuning.space import Space
 from tvm_mobilenet.tuning.statistics import Ratio, is_tight, typical, wins
 from tvm_mobilenet.tuning.store import Reading, Store
-from tvm_mobilenet.tuning.tasks import Task
+from tvm_mobilenet.tuning.tasks import Task, floor_ms
 from tvm_mobilenet.tuning.tuner import Budget, Tuner
 from tvm_mobilenet.tuning.workers import BuildPool, CandidateError, WorkerProcess
 
@@ -52,10 +54,14 @@ class FakeBuilds:
 
 
 class FakeMeasurer:
-    """A device on which each plan costs what `cost` says, or goes wrong as it raises."""
+    """A device on which each plan costs what `price` says, or goes wrong as it raises."""
 
     threads = 2
     cache = "cold"
+    cost = "latency"
+    is_exact = False
+    is_here = True
+    slots = 1
     facts: Mapping[str, Any] = {
         "device": "a fake",
         "governor": None,
@@ -63,21 +69,21 @@ class FakeMeasurer:
         "is_emulated": False,
     }
 
-    def __init__(self, cost: Callable[[Mapping[str, Any]], float]) -> None:
-        self.cost = cost
+    def __init__(self, price: Callable[[Mapping[str, Any]], float]) -> None:
+        self.price = price
         self.measured: list[str] = []
 
-    def peak_gflops(self) -> float:
-        return 100.0
+    def floor(self, workload: Any) -> float:
+        return floor_ms(workload, load_target("host").cpu, 100.0, self.threads)
 
     def measure(self, entrant: Entrant, best: float | None) -> Figures:
         self.measured.append(canonical([entrant.workload, entrant.plan]))
-        return Figures(self.cost(entrant.plan), 10, True, 1e-6)
+        return Figures(cost=self.price(entrant.plan), repeats=10, is_tight=True, error=1e-6)
 
     def contest(
         self, entrants: Sequence[Entrant], *, rounds: int, threads: int, seed: int
     ) -> list[list[float]]:
-        return [[self.cost(entrant.plan)] * rounds for entrant in entrants]
+        return [[self.price(entrant.plan)] * rounds for entrant in entrants]
 
     def close(self) -> None:
         pass
@@ -274,6 +280,59 @@ def test_a_task_that_cannot_be_tuned_is_isolated(store: Store):
     assert {r.family for r in accepted(store)} == {"pointwise"}
 
 
+def test_exact_figures_need_no_contest_and_one_confirmation(store: Store):
+    measurer = FakeMeasurer(tall_is_fast)
+    measurer.is_exact = True
+
+    def no_contest(entrants: Sequence[Entrant], **how: Any) -> list[list[float]]:
+        raise AssertionError("what is exact is not contested")
+
+    measurer.contest = no_contest  # type: ignore[method-assign]
+    report = tuner(store, measurer, 40, tasks=TASKS[:1]).run()
+    assert report.tasks[0].status == "tuned"
+    winner = accepted(store)[-1]
+    assert winner.ratio == pytest.approx(winner.cost / report.tasks[0].untuned)
+    found = canonical([winner.workload, winner.plan])
+    assert measurer.measured.count(found) == 2
+
+
+def test_an_exact_figure_that_does_not_repeat_is_rejected(store: Store):
+    measurer = FakeMeasurer(tall_is_fast)
+    measurer.is_exact = True
+
+    def drifting(entrant: Entrant, best: float | None) -> Figures:
+        figures = FakeMeasurer.measure(measurer, entrant, best)
+        drift = measurer.measured.count(measurer.measured[-1]) * 1e-3
+        return replace(figures, cost=figures.cost + drift)
+
+    measurer.measure = drifting  # type: ignore[method-assign]
+    report = tuner(store, measurer, 30, tasks=TASKS[:1]).run()
+    assert report.tasks[0].status == "computed plan stands"
+    notes = [r.note for r in store.read("host").trials if r.verdict == "rejected"]
+    assert notes
+    assert "first and" in notes[0]
+
+
+def test_several_devices_measure_at_once(store: Store):
+    measurer = FakeMeasurer(tall_is_fast)
+    measurer.slots = 2
+    together = threading.Barrier(2, timeout=5)
+    met: list[bool] = []
+
+    def meeting(entrant: Entrant, best: float | None) -> Figures:
+        if best is not None:
+            with suppress(threading.BrokenBarrierError):
+                together.wait()
+                met.append(True)
+        return FakeMeasurer.measure(measurer, entrant, best)
+
+    measurer.measure = meeting  # type: ignore[method-assign]
+    report = tuner(store, measurer, 17, tasks=TASKS[:1]).run()
+    assert report.trials == 17
+    assert len(met) >= 8
+    assert report.tasks[0].status == "tuned"
+
+
 def test_the_search_stops_where_nothing_is_to_be_had(store: Store):
     report = tuner(store, FakeMeasurer(lambda plan: 1.0), 10_000).run()
     assert report.trials < 200
@@ -287,7 +346,7 @@ def test_what_cannot_be_recorded_ends_the_search(tmp_path: Path):
 
     def spoil(entrant: Entrant, best: float | None) -> Figures:
         (tmp_path / "logs").write_text("a file")
-        return Figures(1.0, 10, True, 0.0)
+        return Figures(cost=1.0, repeats=10, is_tight=True, error=0.0)
 
     measurer.measure = spoil  # type: ignore[method-assign]
     with pytest.raises(OutputError):
@@ -333,7 +392,8 @@ def built(host: TargetSpec, tmp_path_factory) -> Entrant:
         assert pool.submit(message).result(120)["library"]
     finally:
         pool.close()
-    assert not any("build" in child.cmdline() for child in psutil.Process().children())
+    children = [" ".join(child.cmdline()) for child in psutil.Process().children()]
+    assert not any("building:Builder" in words for words in children)
     assert not list(Path(settings["folder"]).iterdir())
     return Entrant(message["workload"], plan, library)
 
@@ -394,7 +454,7 @@ def test_a_candidate_that_crashes_or_hangs_is_rejected_and_the_next_is_measured(
 def test_a_worker_that_cannot_start_ends_the_search(monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(TuningError, match="cannot be started"):
-        WorkerProcess("measure", {}).request({}, 1)
+        WorkerProcess("tvm_mobilenet.tuning.measuring:LocalKernels", {}).request({}, 1)
 
 
 def test_tuning_a_model_and_compiling_with_what_was_found(cli, colour_onnx: Path, tmp_path: Path):

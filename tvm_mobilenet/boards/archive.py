@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tvm_mobilenet.errors import ArtifactError
 from tvm_mobilenet.files import output_error, sha256_of, write_tar_gz
-from tvm_mobilenet.native_build import build_native
+from tvm_mobilenet.native_build import build_native, forget_old_builds
 from tvm_mobilenet.runtime_libs import RuntimeLibs, cache_folder, runtime_libs
 from tvm_mobilenet.targets import shipped_folder
 from tvm_mobilenet.toolchain import COMPILER_VARIABLE
@@ -28,7 +27,6 @@ AGENT = "agent"
 """The program in it."""
 
 _PROGRAM, _FILE = 0o755, 0o644
-_KEPT_BUILDS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,18 +119,8 @@ def build_agent(target: TargetSpec) -> Path:
             rpath="$ORIGIN/lib",
             defines={"AGENT_TVM_VERSION": f'"{libs.version}"'},
         )
-        _forget_old_builds(built.parent)
+        forget_old_builds(built.parent)
     return built
-
-
-def _forget_old_builds(newest: Path) -> None:
-    """Keep the cache from growing with every change of the sources."""
-    builds = sorted(
-        (path for path in newest.parent.iterdir() if path != newest),
-        key=lambda path: path.stat().st_mtime,
-    )
-    for old in builds[: -(_KEPT_BUILDS - 1)]:
-        shutil.rmtree(old, ignore_errors=True)  # another process may be doing the same
 
 
 def _entries(target: TargetSpec, libs: RuntimeLibs) -> Iterator[tuple[str, bytes, int]]:

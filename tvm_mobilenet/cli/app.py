@@ -23,6 +23,7 @@ from tvm_mobilenet.cli import (
     logs,
     measure,
     models,
+    report,
     run,
     serve,
     targets,
@@ -92,6 +93,7 @@ app.command(epilog=_example("measure host/ --threads 1 --profile"))(measure.meas
 app.command(epilog=_example("classify host/ cat.jpg dog.png"))(classify.classify)
 app.command(epilog=_example("bundle rpi4/ -o product.tar.gz"))(bundle.bundle)
 app.command(epilog=_example("run mobilenet_v1_0.5_160 -o out/half"))(run.run)
+app.command(epilog=_example("report measure.json verify.json host/ -o report.html"))(report.report)
 
 app.command(epilog=_example("tracker --port 9190"))(tracker.tracker)
 app.command(epilog=_example("devices --tracker 127.0.0.1:9190"))(devices.devices)

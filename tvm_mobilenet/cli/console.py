@@ -33,6 +33,7 @@ __all__ = [
     "print_line",
     "print_note",
     "print_table",
+    "print_text",
     "print_warning",
     "set_verbosity",
     "show_progress",
@@ -69,6 +70,11 @@ def verbosity() -> int:
 def print_line(text: str) -> None:
     """Write one line of the result to stdout."""
     _out.print(escape(text))
+
+
+def print_text(text: str) -> None:
+    """Write a whole document to stdout, as it stands."""
+    _out.out(text, end="", highlight=False)
 
 
 def print_note(text: str) -> None:

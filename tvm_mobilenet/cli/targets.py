@@ -10,6 +10,10 @@ from tvm_mobilenet.cli.console import print_json, print_line, print_table, show_
 from tvm_mobilenet.cli.options import AsJson
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import BaseModel
+
     from tvm_mobilenet.protocols import Progress
     from tvm_mobilenet.targets import TargetSpec
 
@@ -20,6 +24,10 @@ _UNITS = {
     "l2_kib": "KiB a core",
     "l3_kib": "KiB",
     "freq_mhz": "MHz",
+    "alu_vector_bits": "bit",
+    "local_kib": "KiB",
+    "fma_per_core": "a cycle",
+    "bandwidth_gbs": "GB/s",
 }
 
 
@@ -38,16 +46,20 @@ def targets(context: typer.Context, as_json: AsJson = False) -> None:
         [
             (
                 spec.name,
-                spec.cpu.isa,
-                spec.cpu.cores,
-                f"{spec.cpu.l1d_kib} KiB",
-                f"{spec.cpu.l2_kib} KiB",
-                f"{spec.cpu.l3_kib} KiB" if spec.cpu.l3_kib else "",
+                spec.cpu.isa if spec.gpu is None else f"OpenCL, {spec.gpu.architecture}",
+                spec.cpu.cores if spec.gpu is None else spec.gpu.cores,
+                *(_caches(spec) if spec.gpu is None else ("", "", "")),
                 spec.description,
             )
             for spec in specs
         ],
     )
+
+
+def _caches(spec: TargetSpec) -> tuple[str, str, str]:
+    cpu = spec.cpu
+    l3 = f"{cpu.l3_kib} KiB" if cpu.l3_kib else ""
+    return f"{cpu.l1d_kib} KiB", f"{cpu.l2_kib} KiB", l3
 
 
 def show(
@@ -63,19 +75,36 @@ def show(
     print_table(
         ("", ""),
         [
-            ("TVM target", " ".join(f"{k}={v}" for k, v in spec.tvm_options().items())),
+            ("TVM target", _spelled(spec.tvm_options())),
+            ("CPU's side", spec.host or "its own") if spec.gpu else ("GPU", "not used"),
             ("linked for", f"{spec.link.triple}, glibc {spec.link.glibc} or newer"),
             ("emulated as", spec.emulation.qemu_cpu if spec.emulation else "not emulated"),
             ("fingerprint", spec.fingerprint()[:16]),
         ],
     )
+    if spec.gpu is not None:
+        _show_figures("GPU figure", spec.gpu, spec.gpu_sources)
+    _show_figures("figure", spec.cpu, spec.sources)
+
+
+def _show_figures(title: str, section: BaseModel, sources: Mapping[str, str]) -> None:
     print_table(
-        ("figure", "value", "source"),
+        (title, "value", "source"),
         [
-            (field, f"{value} {_UNITS.get(field, '')}".rstrip(), spec.sources.get(field))
-            for field, value in spec.cpu.model_dump(mode="json").items()
+            (field, f"{_plain(value)} {_UNITS.get(field, '')}".rstrip(), sources.get(field))
+            for field, value in section.model_dump(mode="json").items()
         ],
     )
+
+
+def _spelled(options: Mapping[str, object]) -> str:
+    return " ".join(
+        f"{k}=({_spelled(v)})" if isinstance(v, dict) else f"{k}={v}" for k, v in options.items()
+    )
+
+
+def _plain(value: object) -> object:
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else value
 
 
 def _load(name: str) -> TargetSpec:

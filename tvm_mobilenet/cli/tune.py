@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvm_mobilenet.cli.console import print_json, print_line, print_note, print_table, show_progress
-from tvm_mobilenet.cli.options import AsJson, Logs, Target, Threads
+from tvm_mobilenet.cli.device import DeviceOptions, parse_cpus
+from tvm_mobilenet.cli.options import (
+    AsJson,
+    AuthKeyFile,
+    BoardKey,
+    Cpus,
+    DeviceAddress,
+    Emulated,
+    Logs,
+    Target,
+    Threads,
+    TimeoutS,
+    TrackerAddress,
+)
 from tvm_mobilenet.cli.targets import load_shown
 from tvm_mobilenet.errors import UsageError
 
@@ -43,6 +56,22 @@ def tune(
             "model, or in them.",
         ),
     ] = "cold",
+    cost: Annotated[
+        str,
+        typer.Option(
+            "--cost",
+            metavar="latency|instructions",
+            help="What to bring down: time, or the weighted instructions that an emulated board "
+            "counts.",
+        ),
+    ] = "latency",
+    tracker: TrackerAddress = None,
+    key: BoardKey = None,
+    device: DeviceAddress = None,
+    emulated: Emulated = False,
+    auth_key_file: AuthKeyFile = None,
+    timeout_s: TimeoutS = None,
+    cpus: Cpus = None,
     logs: Logs = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be tuned, and measure nothing.")
@@ -58,19 +87,35 @@ def tune(
 
     if cache not in ("cold", "warm"):
         raise UsageError(f"--cache {cache}: give cold or warm")
+    if cost not in ("latency", "instructions"):
+        raise UsageError(f"--cost {cost}: give latency or instructions")
+    options = DeviceOptions(
+        tracker=tracker,
+        key=key,
+        device=device,
+        emulated=emulated,
+        auth_key_file=auth_key_file,
+        timeout_s=timeout_s,
+    )
+    processors = parse_cpus(cpus)
     with show_progress() as progress:
+        spec = load_shown(target, progress)
         try:
-            found = tune_model(
-                model,
-                target=load_shown(target, progress),
-                trials=trials,
-                minutes=minutes,
-                threads=threads,
-                cache="cold" if cache == "cold" else "warm",
-                logs=logs,
-                dry_run=dry_run,
-                progress=progress,
-            )
+            with options.open(lambda: spec, progress) as where:
+                found = tune_model(
+                    model,
+                    target=spec,
+                    trials=trials,
+                    minutes=minutes,
+                    threads=threads,
+                    cache="cold" if cache == "cold" else "warm",
+                    cost="latency" if cost == "latency" else "instructions",
+                    device=where,
+                    cpus=processors,
+                    logs=logs,
+                    dry_run=dry_run,
+                    progress=progress,
+                )
         except KeyboardInterrupt:
             print_note("what was measured is recorded; the same command goes on from there")
             raise

@@ -232,8 +232,8 @@ def _pad(builder: Any, inputs: list[Any], attrs: Mapping[str, Any]) -> Any:
 
 def _conv(builder: Any, inputs: list[Any], attrs: dict[str, Any]) -> Any:
     """Conv with SAME padding -> Conv with the pads written out, bias reshaped at once."""
-    weight = constant_array(inputs[1])
-    if weight is None or weight.ndim != 4 or len(inputs[0].ty.shape) != 4:
+    weight_shape = tuple(int(n) for n in inputs[1].ty.shape)
+    if len(weight_shape) != 4 or len(inputs[0].ty.shape) != 4:
         return None
     strides = [int(s) for s in attrs.get("strides", (1, 1))]
     dilations = [int(d) for d in attrs.get("dilations", (1, 1))]
@@ -243,7 +243,7 @@ def _conv(builder: Any, inputs: list[Any], attrs: dict[str, Any]) -> Any:
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         pads = _same_pads(
             [int(n) for n in inputs[0].ty.shape][2:],
-            weight.shape[2:],
+            weight_shape[2:],
             strides,
             dilations,
             upper=auto_pad == "SAME_UPPER",
@@ -263,8 +263,10 @@ def _conv(builder: Any, inputs: list[Any], attrs: dict[str, Any]) -> Any:
     if len(inputs) > 2 and inputs[2] is not None:
         bias = constant_array(inputs[2])
         if bias is None:
-            return None
-        result = relax.op.add(builder.emit(result), relax.const(bias.reshape(1, -1, 1, 1)))
+            shift = builder.emit(relax.op.reshape(inputs[2], (1, weight_shape[0], 1, 1)))
+        else:
+            shift = relax.const(bias.reshape(1, -1, 1, 1))
+        result = relax.op.add(builder.emit(result), shift)
     return result
 
 
@@ -289,7 +291,9 @@ def _same_pads(
 def _gemm(builder: Any, inputs: list[Any], attrs: Mapping[str, Any]) -> Any:
     """Gemm(x, w, b) with constant w -> matmul(x, w') + b, transposition and factors folded."""
     weight = constant_array(inputs[1])
-    if weight is None or attrs.get("transA", 0) or weight.dtype != np.float32:
+    if weight is None:
+        return _quantized_gemm(builder, inputs, attrs)
+    if attrs.get("transA", 0) or weight.dtype != np.float32:
         return None
     if attrs.get("transB", 0):
         weight = weight.T
@@ -301,6 +305,20 @@ def _gemm(builder: Any, inputs: list[Any], attrs: Mapping[str, Any]) -> Any:
             return None
         bias = np.ascontiguousarray(bias * np.float32(attrs.get("beta", 1.0)))
         result = relax.op.add(builder.emit(result), relax.const(bias))
+    return result
+
+
+def _quantized_gemm(builder: Any, inputs: list[Any], attrs: Mapping[str, Any]) -> Any:
+    """Gemm(x, w, b) of factors 1, with w computed (dequantized) -> matmul(x, w') + b."""
+    factors = (attrs.get("alpha", 1.0), attrs.get("beta", 1.0))
+    if attrs.get("transA", 0) or factors != (1.0, 1.0):
+        return None
+    weight = inputs[1]
+    if attrs.get("transB", 0):
+        weight = builder.emit(relax.op.permute_dims(weight, [1, 0]))
+    result = relax.op.matmul(inputs[0], weight)
+    if len(inputs) > 2 and inputs[2] is not None:
+        result = relax.op.add(builder.emit(result), inputs[2])
     return result
 
 

@@ -10,6 +10,7 @@ from tvm_mobilenet.errors import PassError, TvmMobilenetError
 from tvm_mobilenet.frontend.passes.fold_batch_norm import fold_batch_norm
 from tvm_mobilenet.frontend.passes.fold_padding import fold_padding
 from tvm_mobilenet.frontend.passes.hard_activations import spell_hard_activations
+from tvm_mobilenet.frontend.passes.integer import integerize
 from tvm_mobilenet.frontend.passes.simplify_transposes import simplify_transposes
 
 __all__ = ["PHASES", "canonicalize"]
@@ -25,6 +26,7 @@ def _to_nhwc(mod: IRModule) -> IRModule:
 PHASES: tuple[tuple[str, Callable[[IRModule], IRModule]], ...] = (
     ("fold padding", fold_padding),
     ("spell hard activations", spell_hard_activations),
+    ("compute in integers", integerize),
     ("fold batch norm", fold_batch_norm),
     ("lay out as NHWC", _to_nhwc),
     ("simplify transposes", simplify_transposes),

@@ -169,8 +169,8 @@ class BoardExecutor:
         """Return what the session's process held before the model, and the most since then."""
         if not self.session.has_agent:
             return None
-        _, peak = self._memory(reset=False)
-        return Memory(self._before_bytes, max(self._before_bytes, peak))
+        resident, peak = self._memory(reset=False)
+        return Memory(self._before_bytes, max(self._before_bytes, peak), resident)
 
     @property
     def symbols(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from tvm_mobilenet._tvm import tvm
 from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.targets import TargetSpec
-from tvm_mobilenet.toolchain import link
+from tvm_mobilenet.toolchain import link_kernel
 from tvm_mobilenet.tuning.kernels import kernel_module
 from tvm_mobilenet.tuning.records import plan_from, workload_from
 
@@ -18,10 +18,16 @@ __all__ = ["Builder"]
 
 
 class Builder:
-    """Answers `{workload, plan}` with `{library}`, a shared library in base 64."""
+    """Answers `{workload, plan}` with `{library}`, a shared library in base 64.
 
-    def __init__(self, target_json: str, folder: str, compiler: str | None) -> None:
-        self._spec = TargetSpec.model_validate_json(target_json)
+    Args:
+        target: what is built for, as JSON.
+        folder: for files that come and go.
+        compiler: the C compiler to link with, in place of a bare linker.
+    """
+
+    def __init__(self, target: str, folder: str, compiler: str | None = None) -> None:
+        self._spec = TargetSpec.model_validate_json(target)
         self._target = self._spec.tvm_target()
         self._folder = Path(folder)
         self._compiler = compiler
@@ -41,7 +47,7 @@ class Builder:
         object_path, library = stem.with_suffix(".o"), stem.with_suffix(".so")
         try:
             built.mod.write_to_file(str(object_path), "o")
-            link([object_path], library, self._spec, compiler=self._compiler)
+            link_kernel(object_path, library, self._spec, compiler=self._compiler)
             return {"library": base64.b64encode(library.read_bytes()).decode()}
         finally:
             object_path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import logging
 import random
 
 from tvm_mobilenet.tuning.ledger import Ledger
-from tvm_mobilenet.tuning.local import Measurer
+from tvm_mobilenet.tuning.measurer import Measurer
 from tvm_mobilenet.tuning.state import Candidate, TaskState
 from tvm_mobilenet.tuning.statistics import Ratio, wins
 from tvm_mobilenet.tuning.workers import CandidateError
@@ -32,8 +32,10 @@ def compete(
     """Let finalists compete with the incumbent, and tell whether one takes its place.
 
     A winner must win twice. The second contest has memory of its own: where arrays happen to lie
-    can decide one.
+    can decide one. Where figures are exact there is no contest: the winner is measured once more.
     """
+    if measurer.is_exact:
+        return _compare(state, finalists, measurer, ledger)
     try:
         first = _contest(state, finalists, measurer, rng)
         winner = min(finalists, key=lambda candidate: first[candidate.key].value)
@@ -46,16 +48,42 @@ def compete(
     except CandidateError as err:
         if len(finalists) > 1:
             return any([compete(state, [one], measurer, ledger, rng) for one in finalists])
-        finalists[0].note, finalists[0].figures = str(err), None
-        state.measured.pop(finalists[0].key, None)
-        ledger.note(state.task, finalists[0], "rejected")
-        logger.info("%s: a finalist was rejected: %s", state.task.name, err)
+        _reject(state, finalists[0], err, ledger)
         return False
-    state.incumbent = winner
-    state.ratio = second[_START].value
-    state.is_confirmed = True
-    ledger.note(state.task, winner, "accepted", state.ratio)
+    _accept(state, winner, second[_START].value, ledger)
     return True
+
+
+def _compare(
+    state: TaskState, finalists: list[Candidate], measurer: Measurer, ledger: Ledger
+) -> bool:
+    """Let the cheapest finalist take the incumbent's place where it costs less, exactly."""
+    winner = min(finalists, key=lambda candidate: candidate.cost)
+    if winner.cost >= state.incumbent.cost:
+        return False
+    try:
+        again = measurer.measure(state.entrant(winner), None)
+        if again.cost != winner.cost:
+            raise CandidateError(f"it cost {winner.cost:.6f} first and {again.cost:.6f} then")
+    except CandidateError as err:
+        _reject(state, winner, err, ledger)
+        return False
+    _accept(state, winner, winner.cost / state.start.cost, ledger)
+    return True
+
+
+def _accept(state: TaskState, winner: Candidate, ratio: float, ledger: Ledger) -> None:
+    state.incumbent = winner
+    state.ratio = ratio
+    state.is_confirmed = True
+    ledger.note(state.task, winner, "accepted", ratio)
+
+
+def _reject(state: TaskState, finalist: Candidate, err: Exception, ledger: Ledger) -> None:
+    finalist.note, finalist.figures = str(err), None
+    state.measured.pop(finalist.key, None)
+    ledger.note(state.task, finalist, "rejected")
+    logger.info("%s: a finalist was rejected: %s", state.task.name, err)
 
 
 def _contest(

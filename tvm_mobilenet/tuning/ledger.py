@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal
 
 import tvm_mobilenet
-from tvm_mobilenet.tuning.local import Measurer
+from tvm_mobilenet.tuning.measurer import Measurer
 from tvm_mobilenet.tuning.recorded import tvm_version
 from tvm_mobilenet.tuning.records import (
     WRITER_VERSION,
@@ -105,6 +105,9 @@ class Ledger:
             cache=self._measurer.cache,
             repeats=figures.repeats if figures else 0,
             is_tight=bool(figures and figures.is_tight),
+            clock_mhz=figures.clock_mhz if figures else None,
+            temperature_c=figures.temperature_c if figures else None,
+            throttled=figures.throttled if figures else "",
             date=_now(),
             tvm=tvm_version(),
             tvm_mobilenet=tvm_mobilenet.__version__,
@@ -123,6 +126,7 @@ class Ledger:
                 cost=figures.cost if figures else None,
                 ratio=ratio,
                 error=figures.error if figures else None,
+                counts=dict(figures.counts) if figures and figures.counts else None,
                 note=candidate.note,
                 conditions=conditions,
             )
@@ -153,11 +157,12 @@ class Ledger:
     def is_comparable(self, record: TrialRecord) -> bool:
         """Tell whether a record was measured in the way that this search measures."""
         how, facts = record.conditions, self._measurer.facts
-        return (how.threads, how.cache, how.cost, how.is_emulated) == (
+        return (how.threads, how.cache, how.cost, how.is_emulated, how.weights) == (
             self._measurer.threads,
             self._measurer.cache,
             facts["cost"],
             facts["is_emulated"],
+            facts.get("weights"),
         )
 
     def _session_key(self, tasks: Sequence[Task]) -> str:
@@ -168,6 +173,7 @@ class Ledger:
             self._measurer.cache,
             self._measurer.facts["cost"],
             self._measurer.facts["is_emulated"],
+            *filter(None, [self._measurer.facts.get("weights")]),
         ]
         return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from tvm_mobilenet.compute_thread import resolve_threads
+from tvm_mobilenet.tuning.measurer import Entrant, Figures
+from tvm_mobilenet.tuning.tasks import floor_ms
 from tvm_mobilenet.tuning.workers import WorkerProcess
 
 if TYPE_CHECKING:
+    from tvm_mobilenet.schedule.workload import TunableWorkload
     from tvm_mobilenet.targets import TargetSpec
 
-__all__ = ["Entrant", "Figures", "LocalMeasurer", "Measurer"]
+__all__ = ["LocalMeasurer"]
 
 _COLD_SHARE = 2
 """Copies of the weights fill so many times the second-level caches of all cores."""
@@ -21,62 +24,8 @@ _TIMEOUT_S = 20.0
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-@dataclass(frozen=True)
-class Entrant:
-    """A built candidate: what is computed, how, and the library in base 64."""
-
-    workload: Mapping[str, Any]
-    plan: Mapping[str, Any]
-    library: str
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What measuring one candidate gave."""
-
-    cost: float
-    """Milliseconds a call, or millions of instructions."""
-    repeats: int
-    is_tight: bool
-    error: float
-    """Largest difference to the reference."""
-
-
-class Measurer(Protocol):
-    """Something that candidates can be measured on: this machine, or a board.
-
-    `CandidateError` from either method rejects the candidate; any other error ends the search.
-    """
-
-    @property
-    def threads(self) -> int:
-        """How many threads compute."""
-
-    @property
-    def cache(self) -> Literal["cold", "warm"]:
-        """Where the weights are when a call begins."""
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """`device`, `governor`, `cost` and `is_emulated`, as `Conditions` has them."""
-
-    def peak_gflops(self) -> float:
-        """Return what the threads can do at all."""
-
-    def measure(self, entrant: Entrant, best: float | None) -> Figures:
-        """Check a candidate's result, then measure it; less carefully where `best` is far off."""
-
-    def contest(
-        self, entrants: Sequence[Entrant], *, rounds: int, threads: int, seed: int
-    ) -> list[list[float]]:
-        """Measure candidates of one workload turn by turn; returns each one's cost a round."""
-
-    def close(self) -> None:
-        """Let go of the device."""
-
-
 class LocalMeasurer:
-    """This machine.
+    """This machine; see `Measurer`.
 
     Args:
         target: the target that describes it.
@@ -87,6 +36,11 @@ class LocalMeasurer:
     Raises:
         SpecError: a number of threads that this machine does not have.
     """
+
+    cost: Literal["latency", "instructions"] = "latency"
+    is_exact = False
+    is_here = True
+    slots = 1
 
     def __init__(
         self,
@@ -102,7 +56,7 @@ class LocalMeasurer:
         self._timeout_s = timeout_s
         cold_bytes = _COLD_SHARE * target.cpu.l2_kib * 1024 * target.cpu.cores
         settings = {"seed": 0, "cold_bytes": cold_bytes if cache == "cold" else 0}
-        self._worker = WorkerProcess("measure", settings)
+        self._worker = WorkerProcess("tvm_mobilenet.tuning.measuring:LocalKernels", settings)
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -111,12 +65,16 @@ class LocalMeasurer:
         return {
             "device": self._target.description,
             "governor": governor,
-            "cost": "latency",
+            "cost": self.cost,
             "is_emulated": False,
         }
 
-    def peak_gflops(self) -> float:
-        """Measure the machine's peak."""
+    def floor(self, workload: TunableWorkload) -> float:
+        """Return the milliseconds that no kernel can beat, at the machine's measured peak."""
+        return floor_ms(workload, self._target.cpu, self._peak_gflops, self.threads)
+
+    @cached_property
+    def _peak_gflops(self) -> float:
         from tvm_mobilenet.peak import measure_peak
 
         return measure_peak(self._target, self.threads).gflops
@@ -139,7 +97,10 @@ class LocalMeasurer:
             self._timeout_s,
         )
         return Figures(
-            answer["cost_ms"], answer["repeats"], answer["is_tight"], answer["error_max"]
+            cost=answer["cost_ms"],
+            repeats=answer["repeats"],
+            is_tight=answer["is_tight"],
+            error=answer["error_max"],
         )
 
     def contest(

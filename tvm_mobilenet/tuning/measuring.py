@@ -20,10 +20,10 @@ from tvm_mobilenet.compute_thread import ComputeThread
 from tvm_mobilenet.schedule.workload import TunableWorkload
 from tvm_mobilenet.tuning.kernels import calls
 from tvm_mobilenet.tuning.records import canonical, plan_from, workload_from
-from tvm_mobilenet.tuning.reference import TOLERANCE, Operands, make_operands, reference
+from tvm_mobilenet.tuning.reference import Operands, largest_error, make_operands, reference
 from tvm_mobilenet.tuning.statistics import is_tight, typical
 
-__all__ = ["LocalKernels", "WrongResultError"]
+__all__ = ["LocalKernels"]
 
 _BATCH_NS = 20_000
 """Calls shorter than this are timed several at a time: the clock and the call from Python cost
@@ -37,10 +37,6 @@ _BURST_NS = 1_500_000
 _MOST_COPIES = 32
 
 
-class WrongResultError(Exception):
-    """A kernel computes something else than its workload."""
-
-
 class LocalKernels:
     """Answers requests to measure one candidate or to let several compete.
 
@@ -50,7 +46,7 @@ class LocalKernels:
             they come from beyond the cores' own caches, as in a whole model; 0 for always the same.
     """
 
-    def __init__(self, seed: int, cold_bytes: int) -> None:
+    def __init__(self, *, seed: int, cold_bytes: int) -> None:
         self._seed = seed
         self._cold_bytes = cold_bytes
         self._threads: dict[int, ComputeThread] = {}
@@ -190,15 +186,7 @@ class _Kernel:
         for output in self.outputs:
             output.copyfrom(np.full(output.shape, np.nan, np.float32))
         self._run()
-        found = self.outputs[-1].numpy().reshape(expected.shape)
-        difference = np.abs(found - expected)
-        if not np.isfinite(difference).all():
-            share = 100 * float(np.mean(~np.isfinite(difference)))
-            raise WrongResultError(f"wrong result: {share:.1f} % of the output is not written")
-        worst = float(difference.max(initial=0))
-        if worst > TOLERANCE:
-            raise WrongResultError(f"wrong result: off by {worst:.2g} from the reference")
-        return worst
+        return largest_error(self.outputs[-1].numpy(), expected)
 
     def sample(self, best_ns: float) -> tuple[list[float], bool]:
         """Time runs until they agree; returns nanoseconds a run, and whether they do."""

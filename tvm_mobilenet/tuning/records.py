@@ -95,7 +95,14 @@ class Conditions(Record):
     """Whether they agreed well enough before time was up."""
     is_emulated: bool
     cost: Literal["latency", "instructions"]
-    """What `TrialRecord.cost` counts: milliseconds, or millions of instructions."""
+    """What `TrialRecord.cost` counts: milliseconds, or millions of weighted instructions."""
+    weights: dict[str, float] | None = None
+    """Of the instructions, by class."""
+    clock_mhz: float | None = None
+    """Of the device's fastest processor, right after."""
+    temperature_c: float | None = None
+    throttled: str = ""
+    """What suggests that the device lowered its clock; empty where nothing does."""
     date: str
     """UTC, ISO 8601."""
     tvm: str
@@ -126,6 +133,8 @@ class TrialRecord(Record):
     """Its cost over that of the computed plan, taken turn by turn; what was accepted has one."""
     error: float | None = None
     """Largest difference to the reference that its output showed."""
+    counts: dict[str, int] | None = None
+    """Retired instructions of one call by class, where they were counted."""
     note: str = ""
     """Why it was rejected."""
     conditions: Conditions

@@ -20,13 +20,24 @@ from tvm_mobilenet.schedule.workload import (
     TunableWorkload,
 )
 
-__all__ = ["TOLERANCE", "Operands", "make_operands", "output_shape", "reference"]
+__all__ = [
+    "Operands",
+    "WrongResultError",
+    "largest_error",
+    "make_operands",
+    "output_shape",
+    "reference",
+]
 
 Array = npt.NDArray[np.float32]
 
-TOLERANCE = 1e-4
+_TOLERANCE = 1e-4
 """Outputs are of the order of one. Sums of a few thousand products in another order differ by about
 1e-6 of that; a tap left out or a row missed by more than 1e-2."""
+
+
+class WrongResultError(Exception):
+    """A kernel computes something else than its workload."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +114,22 @@ def reference(workload: TunableWorkload, operands: Operands) -> Array:
     else:
         y = _convolve(workload, operands.x, operands.weights)
     return _finish(y, workload.epilogue, operands)
+
+
+def largest_error(found: Array, expected: Array) -> float:
+    """Return the largest difference of what a kernel wrote over NaN to the reference.
+
+    Raises:
+        WrongResultError: it is beyond the tolerance, or something was not written.
+    """
+    difference = np.abs(found.reshape(expected.shape) - expected)
+    if not np.isfinite(difference).all():
+        share = 100 * float(np.mean(~np.isfinite(difference)))
+        raise WrongResultError(f"wrong result: {share:.1f} % of the output is not written")
+    worst = float(difference.max(initial=0))
+    if worst > _TOLERANCE:
+        raise WrongResultError(f"wrong result: off by {worst:.2g} from the reference")
+    return worst
 
 
 def _finish(y: Array, epilogue: Epilogue, operands: Operands) -> Array:

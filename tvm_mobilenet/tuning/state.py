@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tvm_mobilenet.tuning.local import Entrant, Figures
+from tvm_mobilenet.tuning.measurer import Entrant, Figures
 from tvm_mobilenet.tuning.records import Plan, plan_to_json, workload_to_json
 from tvm_mobilenet.tuning.search import plan_key
 from tvm_mobilenet.tuning.space import Space

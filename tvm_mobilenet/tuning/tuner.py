@@ -11,7 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tvm_mobilenet.protocols import Progress
 from tvm_mobilenet.tuning.contest import compete
 from tvm_mobilenet.tuning.ledger import Ledger
-from tvm_mobilenet.tuning.local import Figures, Measurer
+from tvm_mobilenet.tuning.measurer import Figures, Measurer, unit
 from tvm_mobilenet.tuning.recorded import best_first, unfit
 from tvm_mobilenet.tuning.records import (
     LineError,
@@ -34,7 +34,7 @@ from tvm_mobilenet.tuning.search import CostModel, plan_key, propose
 from tvm_mobilenet.tuning.space import Space, plan_fault
 from tvm_mobilenet.tuning.state import Candidate, TaskState
 from tvm_mobilenet.tuning.store import Reading, Store
-from tvm_mobilenet.tuning.tasks import Task, floor_ms
+from tvm_mobilenet.tuning.tasks import Task
 from tvm_mobilenet.tuning.workers import BuildPool, CandidateError
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class Tuner:
             reading=reading,
             measurer=measurer,
         )
+        self._slots = ThreadPoolExecutor(measurer.slots) if measurer.slots > 1 else None
         self._last_shown = time.monotonic()
 
     def run(self) -> TuningReport:
@@ -142,6 +143,8 @@ class Tuner:
         finally:
             # Also of a round that Ctrl-C cuts short.
             ledger.write()
+            if self._slots is not None:
+                self._slots.shutdown(wait=False, cancel_futures=True)
         report = self.report()
         self._progress.done(
             f"{report.trials} candidates, {report.candidates_per_s:.1f}/s; kernels take "
@@ -156,7 +159,7 @@ class Tuner:
             model=self._model_name,
             target=self._target.name,
             threads=self._measurer.threads,
-            unit="ms" if self._measurer.facts["cost"] == "latency" else "Minstr",
+            unit=unit(self._measurer.cost),
             log=ledger.path,
             tasks=tuple(task_report(state) for state in self.states),
             trials=ledger.trials,
@@ -184,12 +187,9 @@ class Tuner:
                 state.ratio = best[1]
             state.is_confirmed = best is not None
             rounds.append(self._submit(state, candidates))
-        peak = self._measurer.peak_gflops()
         for round_ in rounds:
             state = round_.state
-            state.floor = floor_ms(
-                state.task.workload, self._target.cpu, peak, self._measurer.threads
-            )
+            state.floor = self._measurer.floor(state.task.workload)
             if not self._has_budget():
                 state.fault = "the budget ended before it was measured"
                 continue
@@ -241,7 +241,13 @@ class Tuner:
                 self._costs.add(state.task.workload, plan, ratio)
                 cost = ratio * state.start.cost
                 state.measured.setdefault(
-                    key, Candidate(plan, figures=Figures(cost, 1, False, record.error or 0.0))
+                    key,
+                    Candidate(
+                        plan,
+                        figures=Figures(
+                            cost=cost, repeats=1, is_tight=False, error=record.error or 0.0
+                        ),
+                    ),
                 )
 
     # -- rounds -------------------------------------------------------------------------------
@@ -314,29 +320,44 @@ class Tuner:
         self._ledger.write()
 
     def _measure(self, round_: _Round) -> list[Candidate]:
-        """Measure candidates as they are built; returns those that stand."""
-        state = round_.state
-        standing = []
-        for candidate, build in zip(round_.candidates, round_.builds, strict=True):
-            if not self._has_budget() and candidate is not state.start:
-                build.cancel()
-                continue
-            try:
-                # Not a moment's wait: builders may be held back just now.
-                candidate.library = build.result(0)["library"]
-                best = None if candidate is state.start else state.incumbent.cost
-                candidate.figures = self._measurer.measure(state.entrant(candidate), best)
-            except CandidateError as err:
-                candidate.note = str(err)
-                logger.info("%s: %s rejected: %s", state.task.name, candidate.key, err)
-            self._count(state, candidate)
-            if candidate.figures is not None:
-                standing.append(candidate)
-                state.measured[candidate.key] = candidate
-                if candidate is not state.start:
-                    ratio = candidate.cost / state.start.cost
-                    self._costs.add(state.task.workload, candidate.plan, ratio)
-        return standing
+        """Measure candidates, as many at once as there are devices; returns those that stand."""
+        if self._slots is None:
+            for candidate, build in zip(round_.candidates, round_.builds, strict=True):
+                self._note(round_.state, candidate, self._try(round_.state, candidate, build))
+        else:
+            tries = [
+                self._slots.submit(self._try, round_.state, candidate, build)
+                for candidate, build in zip(round_.candidates, round_.builds, strict=True)
+            ]
+            for candidate, attempt in zip(round_.candidates, tries, strict=True):
+                self._note(round_.state, candidate, attempt.result())
+        return [candidate for candidate in round_.candidates if candidate.figures is not None]
+
+    def _try(self, state: TaskState, candidate: Candidate, build: Future[dict[str, Any]]) -> bool:
+        """Measure one candidate, if there is budget for it; tell whether it was tried."""
+        if not self._has_budget() and candidate is not state.start:
+            build.cancel()
+            return False
+        try:
+            # Not a moment's wait: builders may be held back just now.
+            candidate.library = build.result(0)["library"]
+            best = None if candidate is state.start else state.incumbent.cost
+            candidate.figures = self._measurer.measure(state.entrant(candidate), best)
+        except CandidateError as err:
+            candidate.note = str(err)
+            logger.info("%s: %s rejected: %s", state.task.name, candidate.key, err)
+        return True
+
+    def _note(self, state: TaskState, candidate: Candidate, was_tried: bool) -> None:
+        """Take in what became of a candidate."""
+        if not was_tried:
+            return
+        self._count(state, candidate)
+        if candidate.figures is not None:
+            state.measured[candidate.key] = candidate
+            if candidate is not state.start:
+                ratio = candidate.cost / state.start.cost
+                self._costs.add(state.task.workload, candidate.plan, ratio)
 
     def _count(self, state: TaskState, candidate: Candidate) -> None:
         state.known.add(candidate.key)

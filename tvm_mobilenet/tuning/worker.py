@@ -1,13 +1,15 @@
 """The process that builds or measures candidates for a search; not a command for people.
 
-Run as `python -m tvm_mobilenet.tuning.worker ROLE`. The first line on standard input sets it up,
-each further one is a request; each is answered by one line of JSON.
+Run as `python -m tvm_mobilenet.tuning.worker MODULE:CLASS`. The first line on standard input holds
+what the class is made of, each further one is a request that an instance of it is called with; each
+is answered by one line of JSON.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import shutil
@@ -21,20 +23,22 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
-def main(role: str) -> None:
+def main(handler: str) -> None:
     """Answer requests until there are none."""
     # tvm_ffi imports torch where there is one; nothing here needs its three seconds and 200 MB.
     sys.modules["torch"] = None  # type: ignore[assignment]
     # What a library prints must not come between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    settings = json.loads(sys.stdin.readline())
-    _end_with(settings["parent"], role, settings.get("folder"))
-    handler = _builder(settings) if role == "build" else _measurer(settings)
+    start = json.loads(sys.stdin.readline())
+    _end_with(start["parent"], start["folder"])
+    os.nice(start["niceness"])
+    module, _, name = handler.partition(":")
+    answer_request: Handler = getattr(importlib.import_module(module), name)(**start["settings"])
     _answer(answers, {})
     for line in sys.stdin:
         try:
-            answer = handler(json.loads(line))
+            answer = answer_request(json.loads(line))
         except Exception as err:
             lines = [text.strip() for text in str(err).splitlines() if text.strip()]
             reason = (lines[-1] if lines else type(err).__name__)[:300]
@@ -47,37 +51,23 @@ def _answer(answers: Any, answer: Mapping[str, Any]) -> None:
     answers.flush()
 
 
-def _end_with(parent: int, role: str, folder: str | None) -> None:
-    """Have the kernel end this process when its parent dies; a builder then takes its files along.
+def _end_with(parent: int, folder: str | None) -> None:
+    """Have the kernel end this process when its parent dies; one with a folder takes that along.
 
-    A measuring process may be inside a kernel that never ends, where no handler runs.
+    A measuring process may be inside a kernel that never ends, where no handler runs: it has none.
     """
-    if role == "build":
+    if folder is not None:
 
         def clean_up(*_: object) -> None:
-            if folder:
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             os._exit(1)
 
         signal.signal(signal.SIGTERM, clean_up)
-    number = signal.SIGTERM if role == "build" else signal.SIGKILL
+    number = signal.SIGTERM if folder is not None else signal.SIGKILL
     with contextlib.suppress(OSError, AttributeError):  # not on every system
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
     if os.getppid() != parent:
         os._exit(1)
-
-
-def _builder(settings: Mapping[str, Any]) -> Handler:
-    from tvm_mobilenet.tuning.building import Builder
-
-    os.nice(10)  # what is being timed goes first
-    return Builder(settings["target"], settings["folder"], settings.get("compiler"))
-
-
-def _measurer(settings: Mapping[str, Any]) -> Handler:
-    from tvm_mobilenet.tuning.measuring import LocalKernels
-
-    return LocalKernels(settings["seed"], settings["cold_bytes"])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ __all__ = ["BuildPool", "CandidateError", "WorkerProcess"]
 
 _START_TIMEOUT_S = 120.0  # importing TVM from a cold disk
 _CLOSE_TIMEOUT_S = 2.0
+_BUILD_NICENESS = 10
+"""What is being timed goes first."""
 
 
 class CandidateError(Exception):
@@ -36,12 +38,23 @@ class WorkerProcess:
     that ends.
 
     Args:
-        role: `build` or `measure`.
-        settings: what the process is told when it starts.
+        handler: what answers there, `module:Class`; see `tvm_mobilenet.tuning.worker`.
+        settings: what the class is made of.
+        folder: what this process works in; it is removed should this process be killed.
+        niceness: how far it stands back for others.
     """
 
-    def __init__(self, role: str, settings: Mapping[str, Any]) -> None:
-        self._role = role
+    def __init__(
+        self,
+        handler: str,
+        settings: Mapping[str, Any],
+        *,
+        folder: str | None = None,
+        niceness: int = 0,
+    ) -> None:
+        self._handler = handler
+        self._folder = folder
+        self._niceness = niceness
         self._settings = dict(settings)
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
@@ -93,7 +106,7 @@ class WorkerProcess:
             "OMP_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tvm_mobilenet.tuning.worker", self._role],
+            [sys.executable, "-m", "tvm_mobilenet.tuning.worker", self._handler],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -103,12 +116,18 @@ class WorkerProcess:
             start_new_session=True,
         )
         try:
-            self._exchange({**self._settings, "parent": os.getpid()}, _START_TIMEOUT_S)
+            start = {
+                "settings": self._settings,
+                "parent": os.getpid(),
+                "folder": self._folder,
+                "niceness": self._niceness,
+            }
+            self._exchange(start, _START_TIMEOUT_S)
         except CandidateError as err:
             self.close()
             raise TuningError(
-                f"the process that is to {self._role} kernels cannot be started: {err}; try "
-                f"'{sys.executable} -m tvm_mobilenet.tuning.worker {self._role}'"
+                f"a process of the search cannot be started: {err}; try "
+                f"'{sys.executable} -m tvm_mobilenet.tuning.worker {self._handler}'"
             ) from err
 
     def _exchange(self, message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -211,7 +230,12 @@ class BuildPool:
     def _build(self, message: Mapping[str, Any]) -> dict[str, Any]:
         worker: WorkerProcess | None = getattr(self._local, "worker", None)
         if worker is None:
-            worker = self._local.worker = WorkerProcess("build", self._settings)
+            worker = self._local.worker = WorkerProcess(
+                "tvm_mobilenet.tuning.building:Builder",
+                self._settings,
+                folder=self._settings["folder"],
+                niceness=_BUILD_NICENESS,
+            )
             with self._lock:
                 self._workers.append(worker)
         with self._changed:

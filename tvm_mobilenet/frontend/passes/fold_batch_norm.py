@@ -49,11 +49,11 @@ def _fold_once(mod: IRModule) -> IRModule | None:
         if inner is None or factor is None or len(users[inner]) != 1:
             continue
         value = definitions.get(inner)
-        if is_call(binding.value, "multiply") and is_call(value, "nn.conv2d"):
+        if is_call(binding.value, "multiply") and _has_fixed_weights(value):
             replacement = [Binding(binding.var, _scaled_conv(value, factor))]
         elif is_call(value, "add"):
             conv, bias = _operand_and_channels(value)
-            if bias is None or not is_call(definitions.get(conv), "nn.conv2d"):
+            if bias is None or not _has_fixed_weights(definitions.get(conv)):
                 continue
             if is_call(binding.value, "multiply"):
                 if len(users[conv]) != 1:
@@ -90,10 +90,13 @@ def _operand_and_channels(call: Any) -> tuple[Any, np.ndarray | None]:
     return None, None
 
 
+def _has_fixed_weights(value: Any) -> bool:
+    return is_call(value, "nn.conv2d") and constant_array(value.args[1]) is not None
+
+
 def _scaled_conv(conv: Any, factor: np.ndarray) -> Any:
     weight = constant_array(conv.args[1])
-    if weight is None:
-        return relax.op.multiply(conv, _constant(factor))
+    assert weight is not None
     scaled = weight.astype("float64") * factor.reshape(-1, 1, 1, 1)
     return relax.Call(
         conv.op, [conv.args[0], _constant(scaled.astype(weight.dtype))], conv.attrs, conv.ty_args

@@ -26,6 +26,7 @@ def simplify_transposes(mod: IRModule) -> IRModule:
         2. permute_dims(permute_dims(x, p), q)  ->  permute_dims(x, p[q]), or x where that is none
         3. permute_dims(x) over extents of 1    ->  reshape(x)
         4. reshape(reshape(x))                  ->  reshape(x)
+        5. permute_dims(nn.pad(x, w), p)        ->  nn.pad(permute_dims(x, p), w[p])
     """
     flow = Dataflow(mod)
     definitions: dict[Any, Any] = {}
@@ -34,7 +35,18 @@ def simplify_transposes(mod: IRModule) -> IRModule:
     for binding in flow.bindings:
         value = binding.value
         if is_call(value, "permute_dims"):
-            value = _simplified(value, definitions)
+            pad = definitions.get(value.args[0])
+            if is_call(pad, "nn.pad"):  # case 5
+                inside = _simplified(relax.op.permute_dims(pad.args[0], _axes(value)), definitions)
+                x = inside
+                if not isinstance(inside, relax.Var):
+                    name = f"{binding.var.name}_unpadded"
+                    x = relax.DataflowVar(name, relax.BlockBuilder().normalize(inside).ty)
+                    definitions[x] = inside
+                    bindings.append(Binding(x, inside))
+                value = _pad_of(x, pad, _axes(value))
+            else:
+                value = _simplified(value, definitions)
         elif is_call(value, "reshape"):
             inner = definitions.get(value.args[0])
             if is_call(inner, "reshape"):  # case 4
@@ -44,6 +56,13 @@ def simplify_transposes(mod: IRModule) -> IRModule:
             replaced[binding.var] = value
         bindings.append(Binding(binding.var, value))
     return flow.rebuild(bindings)
+
+
+def _pad_of(x: Any, pad: Any, axes: list[int]) -> Any:
+    widths = [int(width) for width in pad.attrs.pad_width]
+    turned = [widths[2 * axis + side] for axis in axes for side in (0, 1)]
+    value, mode = float(pad.attrs.pad_value), str(pad.attrs.pad_mode)
+    return relax.op.nn.pad(x, turned, pad_mode=mode, pad_value=value)
 
 
 def _axes(call: Any) -> list[int]:

@@ -1,0 +1,111 @@
+"""A search by counted instructions on an emulated board, and what is recorded of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tuning.conftest import DEPTHWISE, MATMUL, make_record
+from tvm_mobilenet.boards.emulator import start_board, stop_board
+from tvm_mobilenet.errors import UsageError
+from tvm_mobilenet.rpc.board_device import connect
+from tvm_mobilenet.rpc.board_measurer import BoardMeasurer
+from tvm_mobilenet.targets import TargetSpec, load_target
+from tvm_mobilenet.tune import tune_model
+from tvm_mobilenet.tuning.building import Builder
+from tvm_mobilenet.tuning.measurer import Entrant
+from tvm_mobilenet.tuning.recorded import best_first
+from tvm_mobilenet.tuning.records import plan_to_json, workload_to_json
+from tvm_mobilenet.tuning.space import Space
+from tvm_mobilenet.tuning.store import Store
+from tvm_mobilenet.tuning.workers import CandidateError
+
+pytestmark = [pytest.mark.arm, pytest.mark.usefixtures("emulator")]
+
+
+@pytest.fixture(scope="module")
+def rpi4() -> TargetSpec:
+    return load_target("rpi4")
+
+
+@pytest.fixture(scope="module")
+def board(rpi4: TargetSpec, tmp_path_factory: pytest.TempPathFactory, emulator: None):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        started = start_board(rpi4)
+        try:
+            yield started
+        finally:
+            stop_board(started)
+
+
+@pytest.fixture(scope="module")
+def measurer(rpi4: TargetSpec, board):
+    found = BoardMeasurer(rpi4, connect(board.address), cost="instructions")
+    yield found
+    found.close()
+
+
+def built(target: TargetSpec, folder: Path, workload: Any) -> Entrant:
+    plan = plan_to_json(Space(workload, target.cpu).start)
+    request = {"workload": workload_to_json(workload), "plan": plan}
+    library = Builder(target.model_dump_json(by_alias=True), str(folder))(request)["library"]
+    return Entrant(request["workload"], plan, library)
+
+
+@pytest.mark.parametrize("workload", [MATMUL, DEPTHWISE], ids=["matmul", "depthwise"])
+def test_a_kernel_counts_the_same_each_time(rpi4, measurer, tmp_path: Path, workload: Any):
+    entrant = built(rpi4, tmp_path, workload)
+    first, second = measurer.measure(entrant, None), measurer.measure(entrant, 1e-9)
+    assert first.counts == second.counts
+    assert first.cost == second.cost > measurer.floor(workload)
+    weights = rpi4.instruction_weights
+    assert weights is not None
+    weighted = sum(n * getattr(weights, name) for name, n in first.counts.items()) / 1e6
+    assert first.cost == pytest.approx(weighted)
+    assert first.error < 1e-4
+
+
+def test_a_wrong_result_is_rejected(rpi4, measurer, tmp_path: Path):
+    right = built(rpi4, tmp_path, MATMUL)
+    bounded = replace(MATMUL, epilogue=replace(MATMUL.epilogue, high=0.5))
+    wrong = built(rpi4, tmp_path, bounded)
+    with pytest.raises(CandidateError, match="wrong result: off by"):
+        measurer.measure(replace(right, library=wrong.library), None)
+
+
+def test_one_thread_counts_and_the_target_must_know_its_weights(rpi4, board):
+    device = connect(board.address)
+    with pytest.raises(UsageError, match="instructions with 4 threads"):
+        BoardMeasurer(rpi4, device, threads=4, cost="instructions")
+    silent = rpi4.model_copy(update={"instruction_weights": None})
+    with pytest.raises(UsageError, match=r"rpi4 says nothing .* \[instruction_weights\]"):
+        BoardMeasurer(silent, device, cost="instructions")
+
+
+def test_a_model_is_tuned_by_counts_and_says_so(
+    rpi4, board, measurer, colour_onnx: Path, tmp_path: Path
+):
+    measurer.close()  # the board serves one session at a time
+    report = tune_model(
+        colour_onnx,
+        target=rpi4,
+        cost="instructions",
+        device=connect(board.address),
+        trials=6,
+        logs=tmp_path,
+    )
+    assert (report.trials, report.unit, report.threads) == (6, "Minstr", 1)
+    records = Store(tmp_path).read("rpi4").trials
+    assert len([r for r in records if r.verdict != "accepted"]) == 6
+    for record in records:
+        how = record.conditions
+        assert (how.cost, how.is_emulated, how.threads) == ("instructions", True, 1)
+        assert how.weights == rpi4.instruction_weights.by_class()
+        assert record.counts is None or sum(record.counts.values()) > 0
+    measured = make_record(rpi4, ratio=0.99)
+    counted = measured.model_copy(update={"conditions": records[0].conditions, "ratio": 0.1})
+    assert best_first([counted, measured], 4)[0] is measured

@@ -1,0 +1,149 @@
+"""Integers with a scale and a zero point, and the arithmetic to get there and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from tvm_mobilenet._tvm import relax
+from tvm_mobilenet.errors import UnsupportedOpError
+from tvm_mobilenet.frontend.dataflow import Binding, constant_array
+
+__all__ = ["Activations", "QuantizedConstant", "QuantizedTensor", "Steps", "quantization_of"]
+
+Activations = Literal["int8", "uint8"]
+
+_RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A variable of integers q that stand for (q - zero_point) * scale."""
+
+    var: Any
+    scale: np.float32
+    zero_point: int
+    dtype: str
+    """`int8` or `uint8`."""
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The least and the greatest integer."""
+        return _RANGES[self.dtype]
+
+    def same_as(self, other: QuantizedTensor) -> bool:
+        """Tell whether equal integers stand for equal numbers."""
+        mine = (self.scale, self.zero_point, self.dtype)
+        return mine == (other.scale, other.zero_point, other.dtype)
+
+    def step(self, value: float) -> float:
+        """Return the integer nearest to a number, as quantize finds it, within the range."""
+        low, high = self.range
+        found = float(np.rint(np.float32(value) / self.scale)) + self.zero_point
+        return min(max(found, float(low)), float(high))
+
+
+@dataclass(frozen=True)
+class QuantizedConstant:
+    """Constant integers, with a scale for all or for each index along `axis`."""
+
+    array: np.ndarray
+    scale: np.ndarray
+    zero_point: np.ndarray
+    axis: int
+
+    def floats(self) -> np.ndarray:
+        """Return what the integers stand for, as float32."""
+        shape = [1] * self.array.ndim
+        if self.scale.size > 1:
+            shape[self.axis] = self.scale.size
+        shifted = self.array.astype(np.int32) - self.zero_point.astype(np.int32).reshape(shape)
+        return np.asarray(shifted.astype(np.float32) * self.scale.reshape(shape), np.float32)
+
+    def transposed(self, axes: list[int]) -> QuantizedConstant:
+        """Return the same with its axes in another order."""
+        axis = axes.index(self.axis % self.array.ndim) if self.scale.size > 1 else 0
+        array = np.ascontiguousarray(self.array.transpose(axes))
+        return QuantizedConstant(array, self.scale, self.zero_point, axis)
+
+    def as_weights(self, out_axis: int) -> tuple[np.ndarray, np.ndarray] | str:
+        """Return int8 weights of zero point 0 and the scale of each output, or why not."""
+        outputs = self.array.shape[out_axis]
+        if self.scale.size > 1 and self.axis % self.array.ndim != out_axis:
+            return f"its weights have scales along axis {self.axis}, not one for each output"
+        shape = [1] * self.array.ndim
+        if self.zero_point.size > 1:
+            shape[out_axis] = outputs
+        shifted = self.array.astype(np.int32) - self.zero_point.astype(np.int32).reshape(shape)
+        if shifted.min(initial=0) < -128 or shifted.max(initial=0) > 127:
+            return "its weights less their zero point do not fit into int8"
+        scale = np.broadcast_to(self.scale.reshape(-1), (outputs,)).astype(np.float32)
+        return shifted.astype(np.int8), scale
+
+
+def quantization_of(call: Any, where: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Return scale, zero point and integer dtype of a quantize or dequantize.
+
+    Raises:
+        UnsupportedOpError: they are not constant, not positive, or of a dtype other than 8 bits.
+    """
+    scale, zero_point = (constant_array(arg) for arg in call.args[1:3])
+    if scale is None or zero_point is None:
+        raise UnsupportedOpError(
+            f"{where}: the scale or zero point is computed while the model runs; only constant "
+            "ones (static quantization) can be compiled"
+        )
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise UnsupportedOpError(f"{where}: scale {scale.min()} is not a positive number")
+    return scale.astype(np.float32), zero_point, str(zero_point.dtype)
+
+
+@dataclass
+class Steps:
+    """Bindings in the making."""
+
+    bindings: list[Binding] = field(default_factory=list)
+
+    def emit(self, name: str, call: Any) -> Any:
+        """Bind a call to a new variable of that name."""
+        var = relax.DataflowVar(name, relax.BlockBuilder().normalize(call).ty)
+        self.bindings.append(Binding(var, call))
+        return var
+
+    def bind(self, var: Any, call: Any) -> None:
+        """Bind a call to a variable that there is."""
+        self.bindings.append(Binding(var, call))
+
+    def centred(self, tensor: QuantizedTensor, name: str) -> Any:
+        """Return the integers less their zero point, as float32."""
+        x = self.emit(f"{name}_float", relax.op.astype(tensor.var, "float32"))
+        if tensor.zero_point:
+            zero_point = relax.const(float(tensor.zero_point), "float32")
+            x = self.emit(f"{name}_centred", relax.op.subtract(x, zero_point))
+        return x
+
+    def dequantize(self, var: Any, tensor: QuantizedTensor) -> None:
+        """Bind what the integers stand for to `var`."""
+        x = self.centred(tensor, var.name)
+        self.bind(var, relax.op.multiply(x, relax.const(tensor.scale, "float32")))
+
+    def round_and_clip(
+        self,
+        scaled: Any,
+        out: QuantizedTensor,
+        name: str,
+        bounds: tuple[float, float] = (-np.inf, np.inf),
+    ) -> QuantizedTensor:
+        """Turn steps of `out` as float32 into its integers; bounds are integers of it too."""
+        x = self.emit(f"{name}_rounded", relax.op.round(scaled))
+        if out.zero_point:
+            zero_point = relax.const(float(out.zero_point), "float32")
+            x = self.emit(f"{name}_shifted", relax.op.add(x, zero_point))
+        low, high = (float(end) for end in out.range)
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+        x = self.emit(f"{name}_low", relax.op.maximum(x, relax.const(low, "float32")))
+        x = self.emit(f"{name}_high", relax.op.minimum(x, relax.const(high, "float32")))
+        var = self.emit(name, relax.op.astype(x, out.dtype))
+        return QuantizedTensor(var, out.scale, out.zero_point, out.dtype)

@@ -1,0 +1,1 @@
+"""One module a subject: a section of the records, or None where they hold nothing of it."""

@@ -1,0 +1,161 @@
+"""The choice among models: accuracy against cost, and which of them nothing beats in both."""
+
+from __future__ import annotations
+
+from tvm_mobilenet.report.data import (
+    Axis,
+    Cell,
+    Chart,
+    Column,
+    Guide,
+    Point,
+    Section,
+    Series,
+    Shape,
+    Table,
+    Tone,
+)
+from tvm_mobilenet.report.figures import plural, short
+from tvm_mobilenet.report.forms import CandidateForm, ExplorationForm
+from tvm_mobilenet.report.read import Records
+
+__all__ = ["pareto_section"]
+
+
+def pareto_section(records: Records) -> Section | None:
+    """Show what explorations found."""
+    found = records.explorations
+    if not found:
+        return None
+    notes = [f"{one.target}: {note}" for one in found for note in one.notes]
+    notes += [f"{one.target}: the exploration is not finished" for one in found if not one.complete]
+    return Section(
+        name="choice",
+        title="Choice of a model",
+        lead=" ".join(_answer(one) for one in found),
+        charts=tuple(chart for one in found if (chart := _chart(one)) is not None),
+        tables=tuple(_table(one) for one in found),
+        notes=tuple(notes),
+    )
+
+
+def _answer(one: ExplorationForm) -> str:
+    budget = f"{one.budget:g} {one.unit}"
+    if one.budget_mb is not None:
+        budget += f" and {one.budget_mb:g} MB"
+    where = f"{one.target}, {plural(one.threads, 'thread')}"
+    if one.best is None:
+        return f"On {where}, no model was found within {budget}."
+    best = _by_name(one, one.best)
+    second = f", then {one.runner_up}" if one.runner_up else ""
+    return (
+        f"On {where}, the most accurate model within {budget} is {one.best} "
+        f"({best.accuracy:g} %, {short(best.cost or 0)} {one.unit}){second}. "
+        f"Accuracy: {one.accuracy_source}."
+    )
+
+
+def _by_name(one: ExplorationForm, name: str) -> CandidateForm:
+    return next(c for c in one.candidates if _title(c) == name or c.model == name)
+
+
+def _title(candidate: CandidateForm) -> str:
+    suffix = "" if candidate.dtype == "float32" else f" {candidate.dtype}"
+    return f"{candidate.model}{suffix}"
+
+
+def _chart(one: ExplorationForm) -> Chart | None:
+    measured = [c for c in one.candidates if c.cost is not None]
+    if not measured:
+        return None
+    front = sorted((c for c in measured if _title(c) in one.front), key=lambda c: c.cost or 0)
+
+    def points(some: list[CandidateForm], *, named: bool) -> tuple[Point, ...]:
+        return tuple(
+            Point(
+                x=c.cost or 0,
+                y=c.accuracy,
+                title=f"{_title(c)}: {c.accuracy:g} %, {short(c.cost or 0)} {one.unit}",
+                label=_title(c).removeprefix("mobilenet_") if named else "",
+            )
+            for c in some
+        )
+
+    beaten = [c for c in measured if _title(c) not in one.front]
+    chosen = [c for c in measured if _title(c) in (one.best, one.runner_up)]
+    looks: tuple[tuple[str, list[CandidateForm], Shape, Tone, bool], ...] = (
+        ("beaten in both", beaten, "circle", "faint", False),
+        ("on the front", front, "circle", "ours", True),
+        ("best and runner-up", chosen, "ring", "second", False),
+    )
+    series = [
+        Series(name=name, points=points(some, named=named), shape=shape, tone=tone)
+        for name, some, shape, tone, named in looks
+        if some
+    ]
+    if len(front) > 1:
+        series.insert(
+            0,
+            Series(
+                name="front",
+                points=points(front, named=False),
+                kind="steps",
+                tone="ours",
+                in_key=False,
+            ),
+        )
+    return Chart(
+        title=f"{one.target}, {plural(one.threads, 'thread')}: accuracy against cost",
+        summary=f"{plural(len(measured), 'model')} measured, {len(front)} on the Pareto front.",
+        x=Axis(label="cost of one inference", unit=one.unit, log=True),
+        y=Axis(label="top-1 accuracy", unit="%"),
+        series=tuple(series),
+        guides=(Guide(label=f"budget {one.budget:g} {one.unit}", x=one.budget, tone="alarm"),),
+    )
+
+
+def _table(one: ExplorationForm) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    ours = set()
+    order = sorted(one.candidates, key=lambda c: -c.accuracy)
+    for candidate in order:
+        if _title(candidate) in (one.best, one.runner_up):
+            ours.add(len(rows))
+        word = candidate.status
+        if _title(candidate) == one.best:
+            word = "best"
+        elif _title(candidate) == one.runner_up:
+            word = "runner-up"
+        rows.append(
+            (
+                candidate.model,
+                candidate.dtype,
+                candidate.accuracy,
+                f"{word}: {candidate.reason}" if candidate.reason else word,
+                candidate.macs / 1e6,
+                candidate.predicted,
+                candidate.cost,
+                candidate.size_bytes / 1e6 if candidate.size_bytes else None,
+                candidate.peak_bytes / 1e6 if candidate.peak_bytes else None,
+                "yes" if _title(candidate) in one.front else "",
+            )
+        )
+    return Table(
+        name="candidates",
+        title=f"Models considered for {one.target}",
+        columns=(
+            Column(name="model", title="model"),
+            Column(name="dtype", title="dtype"),
+            Column(name="accuracy", title="top-1", unit="%", style="fixed", decimals=1),
+            Column(name="outcome", title="outcome"),
+            Column(name="macs_m", title="multiply-adds", unit="M", style="fixed", decimals=1),
+            Column(name="predicted", title="predicted", unit=one.unit, style="fixed", decimals=2),
+            Column(name="cost", title="measured", unit=one.unit, style="fixed", decimals=2),
+            Column(name="library_mb", title="library", unit="MB", style="fixed", decimals=2),
+            Column(name="memory_mb", title="memory added", unit="MB", style="fixed", decimals=1),
+            Column(name="front", title="on the front"),
+        ),
+        rows=tuple(rows),
+        ours=frozenset(ours),
+        is_open=True,
+    )
