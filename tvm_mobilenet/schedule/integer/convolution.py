@@ -74,7 +74,7 @@ def pack_integer_conv(
 
 
 def write_integer_conv(workload: IntegerConvWorkload, packed: PackedWeights) -> PrimFunc:
-    """Write the kernel (x NHWC, w, bias, scale[, segments]) -> y NHWC."""
+    """Write the kernel (x NHWC, w, bias, scale[, rest, places]) -> y NHWC."""
     w = workload
     parameters = [
         Parameter("x", (w.batch, w.height, w.width, w.in_channels), w.dtype),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -25,8 +25,8 @@ from tvm_mobilenet.schedule.emit import (
     write_kernel,
 )
 from tvm_mobilenet.schedule.integer.isa import ProductName, arithmetic, best_product
-from tvm_mobilenet.schedule.integer.products import Panel, Totals, make_product
-from tvm_mobilenet.schedule.integer.requantize import store_row
+from tvm_mobilenet.schedule.integer.products import Panel, Remainder, Totals, make_product
+from tvm_mobilenet.schedule.integer.requantize import store_rows
 from tvm_mobilenet.schedule.integer.rows import CHUNK, PlainRows, Rows
 from tvm_mobilenet.schedule.integer.workload import IntegerMatmulWorkload
 from tvm_mobilenet.schedule.threads import CACHE_BYTES_PER_CYCLE, LAUNCH_CYCLES
@@ -58,8 +58,10 @@ class IntegerMatmulPlan:
     """Vectors of the register tile, and of a weight panel."""
     lanes: int
     """Columns of a vector."""
-    sums: int = 2
-    """Products that `mlal` adds up in 16 bits: 1, 2 or 4. Fewer where the weights do not let it."""
+    sums: int = 1
+    """Products that `mlal` adds up in 16 bits: 2 or 4."""
+    chunk: int = CHUNK
+    """Bytes of a row that `mlal` multiplies at once: 16 or 32."""
     outer: Literal["rows", "columns"]
     """Which loop is outside, and is cut among the threads."""
     is_parallel: bool
@@ -71,7 +73,7 @@ class IntegerMatmulPlan:
     def step(self) -> int:
         """Bytes of the depth that lie together for each column."""
         if self.product == "mlal":
-            return 32 if self.sums == 4 else CHUNK
+            return self.chunk
         return {"sdot": 4, "smmla": 8, "vnni": 4, "pairs": 2, "plain": 1}[self.product]
 
     def panels(self, columns: int) -> list[tuple[int, int]]:
@@ -102,7 +104,8 @@ def plan_integer_matmul(workload: IntegerMatmulWorkload, cpu: Cpu) -> IntegerMat
         row_tile=row_tile,
         column_vectors=vectors,
         lanes=lanes,
-        sums=4 if workload.depth >= 32 else 2,
+        sums=(4 if workload.depth >= 32 else 2) if product == "mlal" else 1,
+        chunk=32 if product == "mlal" and workload.depth >= 32 else CHUNK,
         outer=_outer_loop(workload, row_tiles, panels, cpu),
         is_parallel=_pays_to_parallelize(workload, product, cpu),
         arithmetic=arithmetic(cpu),
@@ -207,26 +210,26 @@ class PackedWeights:
     """What a kernel reads beside its input, laid out for a plan."""
 
     plan: IntegerMatmulPlan
-    """The plan, with `sums` lowered where the weights do not allow as many."""
+    """The plan, with `sums` lowered where too many weights would have to be split."""
     weights: np.ndarray
     """int8, flat."""
     bias: np.ndarray
     """int32, for each column, those of empty lanes included."""
     scale: np.ndarray
     """float32, likewise."""
-    segments: np.ndarray | None
-    """int32: for each panel where its segments begin, one more, then (first chunk, chunks of which
-    all 4 products may be summed in 16 bits, chunks of which only 2 may)."""
+    rest: np.ndarray | None = None
+    """int8, eight for each entry: what was taken from the weights for sums to fit in 16 bits."""
+    places: np.ndarray | None = None
+    """int32: where the entries of each column begin, one more, then the place in a packed tile that
+    each is multiplied with."""
 
     @property
     def arrays(self) -> list[np.ndarray]:
         """The kernel's arguments between x and y."""
         found = [self.weights, self.bias, self.scale]
-        return found if self.segments is None else [*found, self.segments]
-
-
-_INT16_WEIGHTS = 255
-"""Sum of |w| over products that are added up in 16 bits: 255 * 128 is below 32768, 256 is not."""
+        if self.rest is None or self.places is None:
+            return found
+        return [*found, self.rest, self.places]
 
 
 def pack_integer_matmul(
@@ -239,7 +242,7 @@ def pack_integer_matmul(
     """Lay out int8 weights (depth, columns), int32 bias and float32 scale (columns,) for a plan.
 
     Where the instruction wants the other signedness than `dtype`, the difference is added to the
-    bias. For `mlal` it is proven here which products may be summed in 16 bits.
+    bias. For `mlal`, weights whose sums would not fit into 16 bits are split.
     """
     wide = weights.astype(np.int64)
     wanted = _WANTED.get(plan.product, dtype)
@@ -247,25 +250,31 @@ def pack_integer_matmul(
     bias = bias.astype(np.int64) + shift * wide.sum(axis=0)
     # Sums wrap at 32 bits, so that a bias may wrap as well.
     bias = bias.astype(np.uint64).astype(np.uint32).view(np.int32)
-    if plan.product == "mlal":
-        plan = _with_sums(wide, plan)
-    panels = plan.panels(weights.shape[1])
-    columns = panels[-1][0] + panels[-1][1] * plan.lanes
-    empty = columns - weights.shape[1]
+    vectors = math.ceil(weights.shape[1] / plan.lanes)
+    empty = vectors * plan.lanes - weights.shape[1]
     padded = np.pad(weights, ((0, 0), (0, empty)))
+    rest = places = None
+    if plan.product == "mlal":
+        plan, padded, rest, places = _split(padded, plan)
     packed = [
-        _panel(padded[:, first : first + count * plan.lanes], plan) for first, count in panels
+        _panel(padded[:, first : first + count * plan.lanes], plan)
+        for first, count in plan.panels(weights.shape[1])
     ]
     return PackedWeights(
         plan,
         np.concatenate(packed),
         np.pad(bias, (0, empty)),
         np.pad(scale.astype(np.float32), (0, empty)),
-        _segments(padded, plan, panels) if plan.sums == 4 and plan.product == "mlal" else None,
+        rest,
+        places,
     )
 
 
 _WANTED = {"sdot": "int8", "smmla": "int8", "mlal": "int8", "vnni": "uint8"}
+
+
+_INT16_WEIGHTS = 255
+"""Sum of |w| over products that are added up in 16 bits: 255 * 128 is below 32768, 256 is not."""
 
 
 def _panel(weights: np.ndarray, plan: IntegerMatmulPlan) -> np.ndarray:
@@ -283,51 +292,65 @@ def _steps(weights: np.ndarray, step: int) -> np.ndarray:
     return padded.reshape(-1, step, columns).transpose(0, 2, 1).reshape(-1)
 
 
-def _lane_sums(weights: np.ndarray, chunk: int, products: int) -> np.ndarray:
-    """Return the sum of |w| of every 16-bit lane: (chunks, lanes * sums of a chunk, columns)."""
+def _split(
+    weights: np.ndarray, plan: IntegerMatmulPlan
+) -> tuple[IntegerMatmulPlan, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Take from the weights what keeps sums of products from fitting into 16 bits.
+
+    An entry costs about as much as summing two products instead of four saves for four columns;
+    where there are more of them than that, two are summed.
+    """
+    if plan.sums == 4:
+        main, rest, places = split_weights(weights, plan)
+        chunks = math.ceil(len(weights) / plan.chunk) * math.ceil(weights.shape[1] / 4)
+        if len(rest) // 8 <= _MOST_ENTRIES * chunks:
+            return (plan, main, rest, places) if len(rest) else (plan, main, None, None)
+        plan = replace(plan, sums=2)
+    main, rest, places = split_weights(weights, plan)
+    return (plan, main, rest, places) if len(rest) else (plan, main, None, None)
+
+
+_MOST_ENTRIES = 0.9
+"""For each chunk of four columns: an entry takes 18 instructions, sums of four products save 17."""
+
+
+def split_weights(
+    weights: np.ndarray, plan: IntegerMatmulPlan
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return weights whose sums fit into 16 bits, the entries of the rest, and their places.
+
+    Products that are summed lie eight bytes apart. A sum fits for any int8 input if its weights'
+    magnitudes add up to 255 at most; what is above is taken from the largest of them.
+    """
     depth, columns = weights.shape
-    padded = np.abs(np.pad(weights, ((0, -depth % chunk), (0, 0))))
-    lanes = padded.reshape(-1, chunk // (8 * products), products, 8, columns).sum(axis=2)
-    return lanes.reshape(len(lanes), -1, columns)
-
-
-def _with_sums(weights: np.ndarray, plan: IntegerMatmulPlan) -> IntegerMatmulPlan:
-    from dataclasses import replace
-
-    pairs = _lane_sums(weights, CHUNK, 2)
-    if (pairs > _INT16_WEIGHTS).any():
-        return replace(plan, sums=1)
-    return plan
-
-
-def _segments(
-    weights: np.ndarray, plan: IntegerMatmulPlan, panels: list[tuple[int, int]]
-) -> np.ndarray:
-    """Return the table of segments; see `PackedWeights`."""
-    whole = math.ceil(len(weights) / CHUNK) * CHUNK // plan.step * plan.step
-    sums = _lane_sums(weights[:whole].astype(np.int64), plan.step, 4)
-    begins, entries = [], []
-    offset = len(panels) + 1
-    for first, count in panels:
-        begins.append(offset + 3 * len(entries))
-        fits = (sums[:, :, first : first + count * plan.lanes] <= _INT16_WEIGHTS).all(axis=(1, 2))
-        entries.extend(_runs(fits))
-    begins.append(offset + 3 * len(entries))
-    return np.concatenate([np.array(begins), np.array(entries).reshape(-1)]).astype(np.int32)
-
-
-def _runs(fits: np.ndarray) -> list[tuple[int, int, int]]:
-    """Return (first, those that fit, those after them that do not) for each run of both."""
-    runs, at = [], 0
-    while at < len(fits):
-        start = at
-        while at < len(fits) and fits[at]:
-            at += 1
-        narrow = at - start
-        while at < len(fits) and not fits[at]:
-            at += 1
-        runs.append((start, narrow, at - start - narrow))
-    return runs
+    whole = math.ceil(depth / CHUNK) * CHUNK // plan.chunk * plan.chunk
+    main = np.pad(weights, ((0, -depth % CHUNK), (0, 0))).astype(np.int16)
+    taken = np.zeros_like(main)
+    parts = [(0, whole, plan.sums), (whole, len(main), min(plan.sums, 2))]
+    for start, stop, sums in parts:
+        if start == stop:
+            continue
+        # (groups, products of a sum, lanes, columns)
+        group = main[start:stop].reshape(-1, sums, 8, columns)
+        excess = np.abs(group).sum(axis=1) - _INT16_WEIGHTS
+        order = np.argsort(-np.abs(group), axis=1, kind="stable")
+        out = np.zeros_like(group)
+        for rank in range(sums):
+            at = order[:, rank : rank + 1]
+            value = np.take_along_axis(group, at, axis=1)[:, 0]
+            cut = np.clip(excess, 0, np.abs(value))
+            excess = excess - cut
+            np.put_along_axis(out, at, (np.sign(value) * cut)[:, None], axis=1)
+        taken[start:stop] = out.reshape(stop - start, columns)
+    main -= taken
+    eights = taken.reshape(-1, 8, columns)
+    column, eight = np.nonzero(np.abs(eights).sum(axis=1).T)
+    begins = np.searchsorted(column, np.arange(columns + 1)) + columns + 1
+    # Where it lies in a packed tile, at its first row.
+    place = 8 * eight // plan.chunk * (plan.chunk * plan.row_tile) + 8 * eight % plan.chunk
+    places = np.concatenate([begins, place]).astype(np.int32)
+    rest = eights[eight, :, column].astype(np.int8)
+    return main.astype(np.int8), rest.reshape(-1), places
 
 
 # -- the kernel ------------------------------------------------------------------------------
@@ -340,7 +363,7 @@ def write_integer_matmul(
     x_shape: tuple[int, ...] | None = None,
     y_shape: tuple[int, ...] | None = None,
 ) -> PrimFunc:
-    """Write the kernel (x, w, bias, scale[, segments]) -> y, as `pack_integer_matmul` lays out."""
+    """Write the kernel (x, w, bias, scale[, rest, places]) -> y, as `pack_integer_matmul` lays out."""
     w = workload
     parameters = [
         Parameter("x", x_shape or (w.rows, w.depth), w.dtype),
@@ -365,8 +388,9 @@ def weight_parameters(packed: PackedWeights) -> list[Parameter]:
         Parameter("bias", packed.bias.shape, "int32"),
         Parameter("scale", packed.scale.shape, "float32"),
     ]
-    if packed.segments is not None:
-        found.append(Parameter("segments", packed.segments.shape, "int32"))
+    if packed.rest is not None and packed.places is not None:
+        found.append(Parameter("rest", packed.rest.shape, "int8"))
+        found.append(Parameter("places", packed.places.shape, "int32"))
     return found
 
 
@@ -376,7 +400,9 @@ def write_product(
     """Write the pass over the rows, where one is needed, and the product of what it made."""
     rows, tile_rows = workload.rows, plan.row_tile
     dtype = source.memory.dtype
-    product = make_product(plan, source, kernel["w"], kernel.get("segments"))
+    vectors = math.ceil(workload.columns / plan.lanes)
+    remainder = Remainder(kernel.get("rest"), kernel.get("places"), vectors * plan.lanes + 1)
+    product = make_product(plan, source, kernel["w"], remainder)
     full, rest = divmod(rows, tile_rows)
     packed = source.memory
     layout = product.layout
@@ -475,22 +501,22 @@ class _Tiles:
             kernel["bias"].load(start + vector * plan.lanes, plan.lanes)
             for vector in range(vectors)
         ]
-        where = Panel(panel, start * self._depth_bytes)
+        where = Panel(start, start * self._depth_bytes)
         totals = self._multiply(packed, tile, rows, bias, where)
-        for r in range(rows):
-            store_row(
-                kernel["y"],
-                (row + r) * self._workload.columns + start,
-                [totals(r, vector) for vector in range(vectors)],
-                [
-                    kernel["scale"].load(start + vector * plan.lanes, plan.lanes)
-                    for vector in range(vectors)
-                ],
-                plan.lanes,
-                valid,
-                self._workload.requantize,
-                plan.arithmetic,
-            )
+        scales = [
+            kernel["scale"].load(start + vector * plan.lanes, plan.lanes)
+            for vector in range(vectors)
+        ]
+        store_rows(
+            kernel["y"],
+            [(row + r) * self._workload.columns + start for r in range(rows)],
+            [[totals(r, vector) for vector in range(vectors)] for r in range(rows)],
+            scales,
+            plan.lanes,
+            valid,
+            self._workload.requantize,
+            plan.arithmetic,
+        )
 
 
 def _padded_depth(depth: int, plan: IntegerMatmulPlan) -> int:

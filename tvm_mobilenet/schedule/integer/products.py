@@ -9,8 +9,8 @@ product    instruction            how it stays exact
 =========  =====================  ==============================================================
 sdot       SDOT by element        four products and a sum in 32 bits
 smmla      SMMLA                  eight products and a sum in 32 bits
-mlal       SMULL, SMLAL, SADALP   sums of 2 or 4 products in 16 bits, where the weights prove that
-                                  they fit; then 32 bits
+mlal       SMULL, SMLAL, SADALP   sums of 2 or 4 products in 16 bits, then 32; weights too large
+                                  for that are split, and the rest is multiplied apart
 vnni       VPDPBUSD               as SDOT; unlike VPMADDUBSW it saturates nowhere
 pairs      VPMADDWD               bytes widened to 16 bits, sums of two products in 32. VPMADDUBSW
                                   would save a quarter of the instructions, and saturate
@@ -34,7 +34,7 @@ from tvm_mobilenet.schedule.intrinsics.vectors import integer, same_bits, widen
 if TYPE_CHECKING:
     from tvm_mobilenet.schedule.integer.matmul import IntegerMatmulPlan
 
-__all__ = ["Panel", "Product", "Totals", "make_product"]
+__all__ = ["Panel", "Product", "Remainder", "Totals", "make_product"]
 
 Totals = Callable[[int, int], Expr]
 """Given a row of the tile and a vector of the panel, its int32 totals, bias included."""
@@ -44,9 +44,23 @@ Totals = Callable[[int, int], Expr]
 class Panel:
     """Columns that a tile covers."""
 
-    number: Expr
+    start: Expr
+    """The first of them."""
     w_base: Expr
     """Where its weights begin."""
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """Weights taken out of a product for its sums to fit into 16 bits; none where None.
+
+    `weights` holds eight int8 for each entry; `places`, for each column and one more, the index of
+    its first entry in `places` itself, and from `offset` on the place in a packed tile that each meets.
+    """
+
+    weights: Memory | None
+    places: Memory | None
+    offset: int
 
 
 class Product(Protocol):
@@ -64,7 +78,7 @@ class Product(Protocol):
 
 
 def make_product(
-    plan: IntegerMatmulPlan, source: Rows, w: Memory, segments: Memory | None
+    plan: IntegerMatmulPlan, source: Rows, w: Memory, rest: Remainder
 ) -> Product:
     """Return the product that a plan names, of rows like the source's."""
     depth = source.depth
@@ -73,7 +87,7 @@ def make_product(
     if plan.product == "smmla":
         return _MatrixProduct(plan, depth, w)
     if plan.product == "mlal":
-        return _WideningProduct(plan, depth, w, segments)
+        return _WideningProduct(plan, depth, w, rest)
     return _Broadcast(plan, source, w)
 
 
@@ -170,28 +184,30 @@ class _MatrixProduct:
 
 
 class _WideningProduct:
-    """Rows of four columns: a total has four partial sums, added up at the end."""
+    """Rows of four columns: a total has four partial sums, added up at the end.
 
-    def __init__(
-        self, plan: IntegerMatmulPlan, depth: int, w: Memory, segments: Memory | None
-    ) -> None:
-        self.layout: ByteRows = ByteRows(plan.row_tile, depth, 32 if plan.sums == 4 else 16)
-        self._w, self._sums, self._segments = w, plan.sums, segments
+    What `PackedWeights` has taken from the weights, so that sums fit into 16 bits, is added last.
+    """
+
+    def __init__(self, plan: IntegerMatmulPlan, depth: int, w: Memory, rest: Remainder) -> None:
+        self.layout: ByteRows = ByteRows(plan.row_tile, depth, plan.step)
+        self._w, self._sums, self._rest = w, plan.sums, rest
 
     def tile(
         self, packed: Memory, tile: Expr, rows: int, bias: Sequence[Expr], panel: Panel
     ) -> Totals:
         columns, w_base = 4 * len(bias), panel.w_base
         layout = self.layout
-        accumulators = [_zeros(rows, 4) for _ in range(columns)]
+        accumulators = [Registers(rows, "int32", 4) for _ in range(columns)]
+        is_begun = False
 
-        def chunk(index: Expr, size: int, sums: int) -> None:
+        def chunk(index: Expr, size: int) -> None:
             halves = size // 16
             loaded = [Registers(halves, "int8", 16) for _ in range(rows)]
             base = tile * layout.tile + index * (layout.tile_rows * layout.chunk)
             for r in range(rows):
                 for half in range(halves):
-                    loaded[r][half] = packed.load(base + r * size + half * 16, 16)
+                    loaded[r][half] = packed.load(base + r * layout.chunk + half * 16, 16)
             for column in range(columns):
                 at = w_base + index * (columns * layout.chunk) + column * size
                 weights = Registers(halves, "int8", 16)
@@ -203,30 +219,27 @@ class _WideningProduct:
                         for half in range(halves)
                         for eight in range(2)
                     ]
-                    for first in range(0, len(products), sums):
+                    total = accumulators[column][r] if is_begun else None
+                    for first in range(0, len(products), self._sums):
                         together = products[first]
-                        for product in products[first + 1 : first + sums]:
+                        for product in products[first + 1 : first + self._sums]:
                             together = together + product
-                        accumulators[column][r] = accumulators[column][r] + aarch64.add_pairs(
-                            together
-                        )
+                        pairs = aarch64.add_pairs(together)
+                        total = pairs if total is None else total + pairs
+                    accumulators[column][r] = total
 
-        if self._segments is None:
-            if layout.full:
-                with T.serial(0, layout.full) as index:
-                    chunk(index, layout.chunk, self._sums)
-        else:
-            table = self._segments
-            first, last = table.load(panel.number), table.load(panel.number + 1)
-            with T.serial(0, (last - first) // 3) as number:
-                entry = first + number * 3
-                start, narrow, wide = (table.load(entry + i) for i in range(3))
-                with T.serial(0, narrow) as index:
-                    chunk(start + index, layout.chunk, self._sums)
-                with T.serial(0, wide) as index:
-                    chunk(start + narrow + index, layout.chunk, 2)
+        # The first chunk begins the sums, which saves setting them to 0.
+        if layout.full:
+            chunk(0, layout.chunk)
+            is_begun = True
+        if layout.full > 1:
+            with T.serial(0, layout.full - 1) as index:
+                chunk(index + 1, layout.chunk)
         if layout.rest:
-            chunk(layout.full, 16, min(self._sums, 2))
+            chunk(layout.full, 16)
+        if self._rest.weights is not None and self._rest.places is not None:
+            for column in range(columns):
+                self._add_rest(packed, tile, panel, column, accumulators[column], rows)
 
         def total(r: int, vector: int) -> Expr:
             four = [accumulators[4 * vector + column][r] for column in range(4)]
@@ -235,6 +248,31 @@ class _WideningProduct:
             return aarch64.pairwise_sum(left, right) + bias[vector]
 
         return total
+
+    def _add_rest(
+        self,
+        packed: Memory,
+        tile: Expr,
+        panel: Panel,
+        column: int,
+        accumulators: Registers,
+        rows: int,
+    ) -> None:
+        """Add what was taken from one column: eight weights at a time, few of them."""
+        weights, places = self._rest.weights, self._rest.places
+        assert weights is not None
+        assert places is not None
+        number = panel.start + column
+        first, last = places.load(number), places.load(number + 1)
+        with T.serial(0, last - first) as index:
+            entry = first + index
+            eight = Registers(1, "int8", 8)
+            eight[0] = weights.load((entry - self._rest.offset) * 8, 8)
+            base = tile * self.layout.tile + places.load(entry)
+            for r in range(rows):
+                value = packed.load(base + r * self.layout.chunk, 8)
+                product = aarch64.product_of_eight(value, eight[0])
+                accumulators[r] = accumulators[r] + aarch64.add_pairs(product)
 
 
 class _Broadcast:

@@ -16,9 +16,9 @@ from tvm_mobilenet._tvm import T, tirx
 from tvm_mobilenet.schedule.emit import Expr, Memory, constant
 from tvm_mobilenet.schedule.integer.workload import Requantize
 from tvm_mobilenet.schedule.intrinsics import aarch64, x86
-from tvm_mobilenet.schedule.intrinsics.vectors import integer, join, part
+from tvm_mobilenet.schedule.intrinsics.vectors import integer, join, part, same_bits, widen
 
-__all__ = ["SAFE_STEPS", "Arithmetic", "group_sizes", "is_safe", "store_narrow", "store_row", "to_bytes"]
+__all__ = ["SAFE_STEPS", "Arithmetic", "group_sizes", "is_safe", "store_narrow", "store_rows", "to_bytes"]
 
 Arithmetic = Literal["neon", "x86", "plain"]
 """Whose instructions round and narrow; `plain` is what LLVM makes of ordinary TIR."""
@@ -73,38 +73,58 @@ def store_narrow(y: Memory, index: Expr, value: Expr, lanes: int, valid: int) ->
         start += width
 
 
-def store_row(
+def store_rows(
     y: Memory,
-    index: Expr,
-    totals: Sequence[Expr],
+    indices: Sequence[Expr],
+    totals: Sequence[Sequence[Expr]],
     scales: Sequence[Expr],
     lanes: int,
     valid: int,
     requantize: Requantize | None,
     arithmetic: Arithmetic,
 ) -> None:
-    """Store neighbouring totals, scaled and requantized; the first `valid` lanes alone.
+    """Store rows of int32 totals, scaled and requantized; of each the first `valid` lanes alone.
 
-    Without `requantize` the scaled totals are stored as float32.
+    `totals[r]` are the vectors of row r, which begins at `indices[r]`. Without `requantize` the
+    scaled totals are stored as float32. Vectors of four that are left over at the end of rows are
+    narrowed together.
     """
-    suffix = f"x{lanes}" if lanes > 1 else ""
-    steps = [
-        tirx.Cast(f"float32{suffix}", total) * scale
-        for total, scale in zip(totals, scales, strict=True)
-    ]
-    first = 0
-    for count in group_sizes(len(steps), lanes, arithmetic):
-        if valid <= first * lanes:
-            return
-        group = steps[first : first + count]
-        at = index + first * lanes
-        left = valid - first * lanes
-        if requantize is None:
-            store_narrow(y, at, join(group, lanes), lanes * count, left)
-        else:
-            value = to_bytes(group, lanes, requantize, arithmetic)
-            store_narrow(y, at, value, lanes * count, left)
-        first += count
+    singles: list[tuple[Expr, Expr]] = []
+    for index, row in zip(indices, totals, strict=True):
+        steps = [
+            widen(total, "float32", lanes) * scale for total, scale in zip(row, scales, strict=True)
+        ]
+        first = 0
+        for count in group_sizes(len(steps), lanes, arithmetic):
+            at, left = index + first * lanes, valid - first * lanes
+            group = steps[first : first + count]
+            first += count
+            if left <= 0:
+                continue
+            if requantize is None:
+                store_narrow(y, at, join(group, lanes), lanes * count, left)
+            elif count == 1 and lanes == 4 and arithmetic == "neon" and left >= lanes:
+                singles.append((at, group[0]))
+            else:
+                value = to_bytes(group, lanes, requantize, arithmetic)
+                store_narrow(y, at, value, lanes * count, left)
+    assert requantize is not None or not singles
+    done = 0
+    for count in group_sizes(len(singles), 4, arithmetic):
+        together = singles[done : done + count]
+        done += count
+        if requantize is not None:
+            value = to_bytes([step for _, step in together], 4, requantize, arithmetic)
+            _store_fours(y, [at for at, _ in together], value)
+
+
+def _store_fours(y: Memory, indices: Sequence[Expr], value: Expr) -> None:
+    """Store each four lanes of bytes at an index of their own, as words of 32 bits."""
+    count = len(indices)
+    words = same_bits(value, f"int32x{count}" if count > 1 else "int32")
+    for number, at in enumerate(indices):
+        word = tirx.Shuffle([words], [number]) if count > 1 else words
+        y.store(at, same_bits(word, f"{y.dtype}x4"), 4)
 
 
 def group_sizes(vectors: int, lanes: int, arithmetic: Arithmetic) -> list[int]:

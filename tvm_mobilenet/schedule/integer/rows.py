@@ -167,18 +167,18 @@ class ByteRows:
 
     @property
     def full(self) -> int:
-        """Whole chunks; a row that a half of one more covers has the rest in `rest`."""
+        """Whole chunks; what 16 bytes more cover is in `rest`."""
         return (math.ceil(self.depth / CHUNK) * CHUNK) // self.chunk
 
     @property
     def rest(self) -> bool:
-        """Whether a chunk of 16 bytes follows the whole ones."""
+        """Whether a chunk of which 16 bytes count follows the whole ones."""
         return math.ceil(self.depth / CHUNK) * CHUNK % self.chunk != 0
 
     @property
     def tile(self) -> int:
         """Bytes of one tile."""
-        return self.tile_rows * math.ceil(self.depth / CHUNK) * CHUNK
+        return self.tile_rows * math.ceil(self.depth / self.chunk) * self.chunk
 
     def elements(self, rows: int) -> int:
         """Return the bytes that `rows` rows take."""
@@ -189,26 +189,25 @@ class ByteRows:
         halves = self.chunk // CHUNK
         pieces, left = divmod(source.depth, CHUNK)
 
-        def piece(r: int, chunk: Expr, half: int, count: int, width: int) -> None:
+        def piece(r: int, chunk: Expr, half: int, count: int) -> None:
             at = chunk * self.chunk + half * CHUNK
             read = source.chunk if count == CHUNK else source.tail
             value = read(row + r, at, count, "int8")
             target = tile * self.tile + chunk * (self.tile_rows * self.chunk)
-            packed.store(target + r * width + half * CHUNK, value, CHUNK)
+            packed.store(target + r * self.chunk + half * CHUNK, value, CHUNK)
 
         whole = pieces // halves
         if whole:
             with T.serial(0, whole) as chunk:
                 for r in range(rows):
                     for half in range(halves):
-                        piece(r, chunk, half, CHUNK, self.chunk)
+                        piece(r, chunk, half, CHUNK)
         # What is left are up to two pieces: one of 16 bytes, and one that is filled up.
         remaining = [CHUNK] * (pieces % halves) + ([left] if left else [])
         for number, count in enumerate(remaining):
             chunk, half = whole + number // halves, number % halves
-            width = CHUNK if self.rest and chunk == self.full else self.chunk
             for r in range(rows):
-                piece(r, chunk, half, count, width)
+                piece(r, chunk, half, count)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ __all__ = [
     "matrix_product",
     "narrow",
     "pairwise_sum",
+    "product_of_eight",
     "widening_product",
 ]
 
@@ -49,6 +50,11 @@ def widening_product(left: Expr, right: Expr, half: int) -> Expr:
     """
     operands = (part(left, 8 * half, 8), part(right, 8 * half, 8))
     return call("int16x8", f"{_NEON}.smull.v8i16", *operands)
+
+
+def product_of_eight(left: Expr, right: Expr) -> Expr:
+    """SMULL: eight exact int16 products of two int8x8."""
+    return call("int16x8", f"{_NEON}.smull.v8i16", left, right)
 
 
 def add_pairs(values: Expr) -> Expr:
