@@ -90,7 +90,8 @@ def plan_integer_depthwise(workload: IntegerConvWorkload, cpu: Cpu) -> IntegerDe
     cycles = max(w.macs / lanes * 4 / cpu.fma_units, w.bytes / CACHE_BYTES_PER_CYCLE)
     is_parallel = cpu.cores > 1 and cycles * (1 - 1 / cpu.cores) > LAUNCH_CYCLES
     if kind == "widening":
-        row_tile, column_tile = (2, 2) if taps <= 9 else (1, 2)
+        # Two rows share two thirds of their pixels; a wider tile makes LLVM spill.
+        row_tile, column_tile = (2, 1) if taps <= 9 else (1, 1)
     else:
         row_tile, column_tile = 1, max(2, min(8, cpu.vector_registers // 2))
     row_tile, column_tile = min(row_tile, w.out_height), min(column_tile, w.out_width)

@@ -232,9 +232,13 @@ class _WideningProduct:
         if layout.full:
             chunk(0, layout.chunk)
             is_begun = True
-        if layout.full > 1:
-            with T.serial(0, layout.full - 1) as index:
-                chunk(index + 1, layout.chunk)
+        pairs, single = divmod(max(0, layout.full - 1), 2)
+        if pairs:
+            with T.serial(0, pairs) as index:
+                chunk(index * 2 + 1, layout.chunk)
+                chunk(index * 2 + 2, layout.chunk)
+        if single:
+            chunk(layout.full - 1, layout.chunk)
         if layout.rest:
             chunk(layout.full, 16)
         if self._rest.weights is not None and self._rest.places is not None:
