@@ -51,6 +51,8 @@ __all__ = [
 ]
 
 _EXACT_FLOAT = 2**24
+_COPIED_PIXELS = 8
+"""Pixels that are copied a turn, their addresses constants apart."""
 _INT16_WEIGHTS = 255
 """Sum of |w| over products that are added up in 16 bits: 255 * 128 is below 32768, 256 is not."""
 
@@ -294,11 +296,20 @@ class _PlaneWriter:
                         self._put(line + column, fill)
 
             def copy(line: Expr = line, source: Expr = source) -> None:
-                pixel = (image * w.height + source) * w.width
-                pad(0, left)
-                with T.serial(0, inside) as column:
-                    at = (pixel + column) * w.in_channels + channel
+                start = (image * w.height + source) * w.width
+
+                def put(column: Expr) -> None:
+                    at = (start + column) * w.in_channels + channel
                     self._put(line + left + column, self._as_stored(self._read(at, channels)))
+
+                pad(0, left)
+                groups, single = divmod(inside, _COPIED_PIXELS)
+                if groups:
+                    with T.serial(0, groups) as group:
+                        for index in range(_COPIED_PIXELS):
+                            put(group * _COPIED_PIXELS + index)
+                for index in range(single):
+                    put(groups * _COPIED_PIXELS + index)
                 pad(left + inside, self._columns)
 
             last = (w.out_height - 1) * w.stride[0] + w.kernel[0] - top

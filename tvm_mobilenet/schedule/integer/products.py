@@ -232,7 +232,12 @@ class _WideningProduct:
         if layout.full:
             chunk(0, layout.chunk)
             is_begun = True
-        pairs, single = divmod(max(0, layout.full - 1), 2)
+        # Two chunks a turn where that costs no registers: sums of two products make LLVM spill.
+        turns = max(0, layout.full - 1)
+        pairs, single = divmod(turns, 2) if self._sums == 4 else (0, 0)
+        if turns and self._sums != 4:
+            with T.serial(0, turns) as index:
+                chunk(index + 1, layout.chunk)
         if pairs:
             with T.serial(0, pairs) as index:
                 chunk(index * 2 + 1, layout.chunk)

@@ -76,8 +76,13 @@ def narrow(values: list[Expr], zero_point: int, dtype: str) -> Expr:
     """SQXTN, SQADD, SQXTN or SQXTUN: int32x4 plus `zero_point` to int8 or uint8, saturating.
 
     One, two or four vectors become one of 4, 8 or 16 lanes. Equal to the sum clamped to the range
-    of `dtype`: what saturates at 16 bits on the way, saturates again at 8.
+    of `dtype`: what saturates at 16 bits on the way, saturates again at 8. Less 128 is a flipped
+    bit (EOR) after narrowing to uint8.
     """
+    if dtype == "int8" and zero_point == -128:
+        lanes = max(4, 4 * len(values))
+        flipped = narrow(values, 0, "uint8") ^ integer(128, "uint8", lanes)
+        return same_bits(flipped, f"int8x{lanes}")
     halves = [call("int16x4", f"{_NEON}.sqxtn.v4i16", value) for value in values]
     if len(halves) == 1:
         halves *= 2
