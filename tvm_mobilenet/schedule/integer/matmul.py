@@ -317,7 +317,7 @@ def _split(
     return (plan, main, rest, places) if len(rest) else (plan, main, None, None)
 
 
-_MOST_ENTRIES = 0.9
+_MOST_ENTRIES = 0.6
 """For each chunk of four columns: an entry takes some 20 instructions, sums of four products save 16,
 and some for each column to see whether there are entries."""
 
