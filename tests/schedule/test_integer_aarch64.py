@@ -18,7 +18,7 @@ pytestmark = needs_emulator
 Check = Callable[..., None]
 
 
-@pytest.fixture(params=["rpi4", "rpi5", "i8mm"])
+@pytest.fixture(params=["rpi4", "rpi5", pytest.param("i8mm", marks=pytest.mark.slow)])
 def spec(request: pytest.FixtureRequest) -> TargetSpec:
     return cases.with_i8mm() if request.param == "i8mm" else load_target(request.param)
 
@@ -75,9 +75,7 @@ def test_matmul_of_weights_that_are_split_here_and_there(
     check(case)
 
 
-def test_matmul_cut_among_threads(
-    spec: TargetSpec, check: Check, rng: np.random.Generator
-) -> None:
+def test_matmul_cut_among_threads(spec: TargetSpec, check: Check, rng: np.random.Generator) -> None:
     case = cases.matmul_case(rng, spec.cpu, (196, 320, 264), "uint8")
     assert case.plan.is_parallel
     check(case, threads=3)
@@ -106,9 +104,7 @@ def test_stem(spec: TargetSpec, check: Check, rng: np.random.Generator) -> None:
     check(cases.conv_case(rng, spec.cpu, (1, 20, 32, 3), 24, "uint8"))
 
 
-def test_kernels_without_weights(
-    spec: TargetSpec, check: Check, rng: np.random.Generator
-) -> None:
+def test_kernels_without_weights(spec: TargetSpec, check: Check, rng: np.random.Generator) -> None:
     check(cases.pool_case(rng, spec.cpu, (2, 7, 7, 40), "int8"))
     check(cases.add_case(rng, spec.cpu, (1, 5, 7, 24), ("uint8", "int8")))
     check(cases.quantize_case(rng, spec.cpu, (1, 3, 9, 15), "int8"))

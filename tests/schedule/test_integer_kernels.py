@@ -20,7 +20,12 @@ from tvm_mobilenet.schedule.intrinsics import x86
 from tvm_mobilenet.schedule.intrinsics.vectors import widen
 from tvm_mobilenet.targets import Cpu, load_target
 
-CPUS = ["host", "x86-64-avx2", "x86-64-avx512-vnni", "avx-vnni", "generic-armv7"]
+CPUS = [
+    "x86-64-avx2",
+    pytest.param("x86-64-avx512-vnni", marks=pytest.mark.slow),
+    "avx-vnni",
+    pytest.param("generic-armv7", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(params=CPUS)
@@ -57,19 +62,24 @@ def check(case: cases.Case) -> None:
     np.testing.assert_array_equal(result.numpy(), case.expected)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
 @pytest.mark.parametrize(
-    ("size", "extreme"),
+    ("size", "dtype", "extreme"),
     # Tails of rows and columns, a depth of few steps, one row, sums near the end of the range.
-    [((49, 64, 40), False), ((13, 24, 37), True), ((1, 256, 100), False), ((6, 2048, 8), True)],
+    [
+        ((49, 64, 40), "int8", False),
+        ((13, 24, 37), "uint8", True),
+        ((13, 24, 37), "int8", True),
+        ((1, 256, 100), "uint8", False),
+    ],
 )
 def test_matmul(
-    rng: np.random.Generator, cpu: Cpu, dtype: Any, size: tuple[int, int, int], extreme: bool
+    rng: np.random.Generator, cpu: Cpu, size: tuple[int, int, int], dtype: Any, extreme: bool
 ) -> None:
     check(cases.matmul_case(rng, cpu, size, dtype, extreme=extreme))
 
 
-def test_matmul_whose_result_stays_float(rng: np.random.Generator, cpu: Cpu) -> None:
+def test_matmul_whose_result_stays_float(rng: np.random.Generator) -> None:
+    cpu = load_target("x86-64-avx2").cpu
     check(cases.matmul_case(rng, cpu, (3, 64, 21), "uint8", floats=True))
 
 
@@ -86,9 +96,7 @@ def test_matmul_cut_among_threads(rng: np.random.Generator) -> None:
         ((1, 14, 14, 32), {}),
         ((2, 9, 13, 24), {"stride": 2, "extreme": True}),
         ((1, 11, 8, 40), {"kernel": 5, "stride": 2}),
-        ((1, 7, 7, 72), {"extreme": True}),
         ((1, 16, 16, 16), {"stride": 2, "padding": (0, 0, 1, 1)}),
-        ((1, 40, 40, 128), {}),
     ],
 )
 def test_depthwise(
@@ -119,11 +127,10 @@ def test_convolution(
     check(cases.conv_case(rng, cpu, shape, channels, dtype, **options))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_kernels_without_weights(rng: np.random.Generator, cpu: Cpu, dtype: Any) -> None:
-    check(cases.pool_case(rng, cpu, (2, 7, 7, 40), dtype))
-    check(cases.add_case(rng, cpu, (1, 5, 7, 24), (dtype, "int8")))
-    check(cases.quantize_case(rng, cpu, (1, 3, 9, 15), dtype))
+def test_kernels_without_weights(rng: np.random.Generator, cpu: Cpu) -> None:
+    check(cases.pool_case(rng, cpu, (2, 7, 7, 40), "int8"))
+    check(cases.add_case(rng, cpu, (1, 5, 7, 24), ("uint8", "int8")))
+    check(cases.quantize_case(rng, cpu, (1, 3, 9, 15), "uint8"))
 
 
 def test_split_weights_fit_into_16_bits_and_add_up(rng: np.random.Generator) -> None:

@@ -119,7 +119,9 @@ class _Windows:
             def inside() -> None:
                 self._fill(target, before)
                 line = (image * w.height + source) * w.width * w.in_channels
-                _copy(self._kernel["x"], line, self._image, target + before, w.width * w.in_channels)
+                _copy(
+                    self._kernel["x"], line, self._image, target + before, w.width * w.in_channels
+                )
                 self._fill(target + before + w.width * w.in_channels, after)
 
             if w.padding[0] or w.padding[2]:

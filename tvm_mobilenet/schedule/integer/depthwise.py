@@ -33,7 +33,12 @@ from tvm_mobilenet.schedule.emit import (
     write_kernel,
 )
 from tvm_mobilenet.schedule.integer.isa import arithmetic
-from tvm_mobilenet.schedule.integer.requantize import Arithmetic, group_sizes, store_narrow, to_bytes
+from tvm_mobilenet.schedule.integer.requantize import (
+    Arithmetic,
+    group_sizes,
+    store_narrow,
+    to_bytes,
+)
 from tvm_mobilenet.schedule.integer.workload import IntegerConvWorkload
 from tvm_mobilenet.schedule.intrinsics import aarch64
 from tvm_mobilenet.schedule.intrinsics.vectors import integer, join, part, same_bits, widen
@@ -206,9 +211,7 @@ def write_integer_depthwise(workload: IntegerConvWorkload, packed: PackedFilters
         Parameter("w", packed.weights.shape, "int8"),
         Parameter("bias", packed.bias.shape, str(packed.bias.dtype)),
         Parameter("scale", packed.scale.shape, "float32"),
-        Parameter(
-            "y", (w.batch, w.out_height, w.out_width, w.out_channels), w.requantize.dtype
-        ),
+        Parameter("y", (w.batch, w.out_height, w.out_width, w.out_channels), w.requantize.dtype),
     ]
 
     def body(kernel: KernelWriter) -> None:
@@ -270,7 +273,9 @@ class _PlaneWriter:
             base = plane * (self._taps * plan.lanes)
             for tap in range(self._taps):
                 value = self._kernel["w"].load(base + tap * plan.lanes, plan.lanes)
-                self._filter.store(tap * plan.lanes, widen(value, "float32", plan.lanes), plan.lanes)
+                self._filter.store(
+                    tap * plan.lanes, widen(value, "float32", plan.lanes), plan.lanes
+                )
         row_tiles = math.ceil(plan.row_block / plan.row_tile)
         column_tiles = math.ceil(w.out_width / plan.column_tile)
         with T.serial(0, row_tiles) as row_index:

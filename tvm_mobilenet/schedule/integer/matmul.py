@@ -95,7 +95,8 @@ def plan_integer_matmul(workload: IntegerMatmulWorkload, cpu: Cpu) -> IntegerMat
     product = best_product(cpu)
     lanes = 4 if product in ("sdot", "smmla", "mlal") else cpu.lanes("int32")
     row_tile, vectors = min(
-        _tiles(product, workload.depth, cpu), key=lambda tile: _tile_cost(workload, product, lanes, *tile)
+        _tiles(product, workload.depth, cpu),
+        key=lambda tile: _tile_cost(workload, product, lanes, *tile),
     )
     row_tiles = math.ceil(workload.rows / row_tile)
     panels = math.ceil(workload.columns / (lanes * vectors))
@@ -135,8 +136,8 @@ def _tiles(product: ProductName, depth: int, cpu: Cpu) -> list[tuple[int, int]]:
                 if rows > 4 and rows % 4:
                     continue
             elif product == "smmla":
-                # Two by two totals a register.
-                needed = math.ceil(rows / 2) * 2 * vectors + math.ceil(rows / 2) + 3
+                # Two by two totals a register; rows of two steps.
+                needed = math.ceil(rows / 2) * (2 * vectors + 2) + 3
                 if rows % 2 and rows > 1:
                     continue
             else:
@@ -197,9 +198,7 @@ def _outer_loop(
     return "rows" if weights <= inputs else "columns"
 
 
-def _pays_to_parallelize(
-    workload: IntegerMatmulWorkload, product: ProductName, cpu: Cpu
-) -> bool:
+def _pays_to_parallelize(workload: IntegerMatmulWorkload, product: ProductName, cpu: Cpu) -> bool:
     per_instruction = {"sdot": 16, "smmla": 32, "mlal": 6, "vnni": 4, "pairs": 1, "plain": 0.3}
     products = per_instruction[product] * (cpu.lanes("int32") if product in _WIDE else 1)
     cycles = max(workload.macs / products / cpu.fma_units, workload.bytes / CACHE_BYTES_PER_CYCLE)
@@ -312,12 +311,13 @@ def _split(
         chunks = math.ceil(len(weights) / plan.chunk) * math.ceil(weights.shape[1] / 4)
         if len(rest) // 8 <= _MOST_ENTRIES * chunks:
             return (plan, main, rest, places) if len(rest) else (plan, main, None, None)
-        plan = replace(plan, sums=2)
+        # Half a chunk at a time where there is no loop: fewer registers, and no spills.
+        plan = replace(plan, sums=2, chunk=CHUNK if len(weights) <= 32 else plan.chunk)
     main, rest, places = split_weights(weights, plan)
     return (plan, main, rest, places) if len(rest) else (plan, main, None, None)
 
 
-_MOST_ENTRIES = 0.6
+_MOST_ENTRIES = 0.9
 """For each chunk of four columns: an entry takes some 20 instructions, sums of four products save 16,
 and some for each column to see whether there are entries."""
 

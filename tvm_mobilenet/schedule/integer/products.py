@@ -77,9 +77,7 @@ class Product(Protocol):
         """
 
 
-def make_product(
-    plan: IntegerMatmulPlan, source: Rows, w: Memory, rest: Remainder
-) -> Product:
+def make_product(plan: IntegerMatmulPlan, source: Rows, w: Memory, rest: Remainder) -> Product:
     """Return the product that a plan names, of rows like the source's."""
     depth = source.depth
     if plan.product == "sdot":

@@ -18,7 +18,15 @@ from tvm_mobilenet.schedule.integer.workload import Requantize
 from tvm_mobilenet.schedule.intrinsics import aarch64, x86
 from tvm_mobilenet.schedule.intrinsics.vectors import integer, join, part, same_bits, widen
 
-__all__ = ["SAFE_STEPS", "Arithmetic", "group_sizes", "is_safe", "store_narrow", "store_rows", "to_bytes"]
+__all__ = [
+    "SAFE_STEPS",
+    "Arithmetic",
+    "group_sizes",
+    "is_safe",
+    "store_narrow",
+    "store_rows",
+    "to_bytes",
+]
 
 Arithmetic = Literal["neon", "x86", "plain"]
 """Whose instructions round and narrow; `plain` is what LLVM makes of ordinary TIR."""

@@ -248,4 +248,3 @@ class PlainRows:
 
     def _element(self, value: Expr, lanes: int) -> Expr:
         return value if self.dtype in ("int8", "uint8") else widen(value, self.dtype, lanes)
-

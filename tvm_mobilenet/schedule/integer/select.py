@@ -190,7 +190,9 @@ class _IntegerSelector:
         if workload.groups != 1:
             return f"{workload.groups} groups of {shape[3]} channels"
         if workload.is_pointwise and can_multiply(workload.in_channels):
-            self._product(tail, "int8_pointwise", source, weight.reshape(channels, -1).T, bias, scale)
+            self._product(
+                tail, "int8_pointwise", source, weight.reshape(channels, -1).T, bias, scale
+            )
             return None
         plan = plan_integer_conv(workload, self._cpu)
         packed = pack_integer_conv(weight, bias, scale, dtype, plan)
