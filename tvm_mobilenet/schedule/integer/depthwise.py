@@ -14,6 +14,7 @@ integers.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -23,13 +24,11 @@ from tvm_mobilenet._tvm import PrimFunc, T, tirx
 from tvm_mobilenet.schedule.emit import (
     Expr,
     KernelWriter,
-    Memory,
     Parameter,
     Registers,
     constant,
     overlapping_start,
     task_loop,
-    when,
     write_kernel,
 )
 from tvm_mobilenet.schedule.integer.isa import arithmetic
@@ -41,7 +40,7 @@ from tvm_mobilenet.schedule.integer.requantize import (
 )
 from tvm_mobilenet.schedule.integer.workload import IntegerConvWorkload
 from tvm_mobilenet.schedule.intrinsics import aarch64
-from tvm_mobilenet.schedule.intrinsics.vectors import integer, join, part, same_bits, widen
+from tvm_mobilenet.schedule.intrinsics.vectors import integer, part, same_bits, widen
 from tvm_mobilenet.schedule.threads import CACHE_BYTES_PER_CYCLE, LAUNCH_CYCLES
 
 if TYPE_CHECKING:
@@ -54,6 +53,9 @@ __all__ = [
     "plan_integer_depthwise",
     "write_integer_depthwise",
 ]
+
+Totals = Callable[[int, int], list[Expr]]
+"""Given a row and a column of the tile, its totals as float32 vectors."""
 
 _EXACT_FLOAT = 2**24
 _COPIED_PIXELS = 8
@@ -186,7 +188,7 @@ def pack_integer_depthwise(
         together = np.pad(magnitude, ((0, 0), (0, taps.shape[1] % 2)))
         if (together[:, ::2] + together[:, 1::2] > _INT16_WEIGHTS).any():
             plan = replace(plan, pairs=False)
-        kind = np.int32
+        kind: type[np.generic] = np.int32
     else:
         largest = 255 * magnitude.sum(axis=1) + np.abs(wide_bias)
         if largest.max(initial=0) >= _EXACT_FLOAT:
@@ -402,7 +404,7 @@ class _PlaneWriter:
         line = row * w.stride[0] + y
         return (line * self._columns + column * w.stride[1] + x) * self._plan.lanes
 
-    def _widening(self, row: Expr, column: Expr, plane: Expr):  # type: ignore[no-untyped-def]
+    def _widening(self, row: Expr, column: Expr, plane: Expr) -> Totals:
         w, plan = self._workload, self._plan
         height = (plan.row_tile - 1) * w.stride[0] + w.kernel[0]
         width = (plan.column_tile - 1) * w.stride[1] + w.kernel[1]
@@ -439,7 +441,7 @@ class _PlaneWriter:
 
         return total
 
-    def _floats(self, row: Expr, column: Expr, plane: Expr):  # type: ignore[no-untyped-def]
+    def _floats(self, row: Expr, column: Expr, plane: Expr) -> Totals:
         w, plan = self._workload, self._plan
         lanes = plan.lanes
         sums = [Registers(plan.column_tile, "float32", lanes) for _ in range(plan.row_tile)]

@@ -156,6 +156,7 @@ def _tile_cost(
     total_vectors = math.ceil(workload.columns / lanes)
 
     def tile(height: int, width: int) -> float:
+        inner: float
         if product == "mlal":
             inner = 20 * height * width + height + 4 * width + 4
         elif product == "sdot":
@@ -318,8 +319,8 @@ def _split(
 
 
 _MOST_ENTRIES = 0.9
-"""For each chunk of four columns: an entry takes some 20 instructions, sums of four products save 16,
-and some for each column to see whether there are entries."""
+"""For each chunk of four columns: an entry takes some 20 instructions, sums of four products save
+16 and a few registers."""
 
 
 def split_weights(
@@ -371,7 +372,7 @@ def write_integer_matmul(
     x_shape: tuple[int, ...] | None = None,
     y_shape: tuple[int, ...] | None = None,
 ) -> PrimFunc:
-    """Write the kernel (x, w, bias, scale[, rest, places]) -> y, as `pack_integer_matmul` lays out."""
+    """Write the kernel (x, w, bias, scale[, rest, places]) -> y, packed by `pack_integer_matmul`."""
     w = workload
     parameters = [
         Parameter("x", x_shape or (w.rows, w.depth), w.dtype),

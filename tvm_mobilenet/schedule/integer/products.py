@@ -54,8 +54,9 @@ class Panel:
 class Remainder:
     """Weights taken out of a product for its sums to fit into 16 bits; none where None.
 
-    `weights` holds eight int8 for each entry; `places`, for each column and one more, the index of
-    its first entry in `places` itself, and from `offset` on the place in a packed tile that each meets.
+    `weights` holds eight int8 for each entry. `places` holds, for each column and one more, the
+    index of its first entry in `places` itself, and from `offset` on the place in a packed tile
+    that each entry meets.
     """
 
     weights: Memory | None
@@ -66,7 +67,9 @@ class Remainder:
 class Product(Protocol):
     """Multiplies one tile; `layout` is how it wants its rows."""
 
-    layout: RowLayout
+    @property
+    def layout(self) -> RowLayout:
+        """Where the bytes of its rows lie."""
 
     def tile(
         self, packed: Memory, tile: Expr, rows: int, bias: Sequence[Expr], panel: Panel

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -77,17 +77,11 @@ class IntegerKernel:
     plan: Any
 
 
-@dataclass
-class _Selected:
-    mod: IRModule
-    kernels: list[IntegerKernel] = field(default_factory=list)
-
-
 def select_integer(mod: IRModule, cpu: Cpu) -> tuple[IRModule, list[IntegerKernel]]:
     """Replace each integer operator by a call of a kernel written for it.
 
     Rewrite:
-        astype(minimum(maximum(add(round(multiply(astype(add(conv2d(pad(x), w), b)), s)), z), l), h))
+        requantize(multiply(astype(add(conv2d(pad(x), w), bias)), scale))
             ->  call_tir(kernel, (x, packed, bias, scale))
     Shapes:
         x (N, H, W, C) int8 or uint8, w (O, kH, kW, I/g) int8, result (N, H, W, O).
@@ -443,7 +437,7 @@ class _IntegerSelector:
 _OPAQUE = 8
 
 
-def _is_to_nhwc(value: Any) -> bool:
+def _is_to_nhwc(value: Any) -> TypeGuard[Any]:
     return is_call(value, "permute_dims") and list(map(int, value.attrs.axes or [])) == (
         _NHWC_OF_NCHW
     )

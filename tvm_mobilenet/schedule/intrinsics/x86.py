@@ -33,8 +33,10 @@ def dot(total: Expr, values: Expr, weights: Expr, lanes: int) -> Expr:
 
 
 def product_of_pairs(left: Expr, right: Expr, lanes: int) -> Expr:
-    """VPMADDWD: int32 lane i is l[2i] * r[2i] + l[2i+1] * r[2i+1] of int16, exact but for four
-    times -32768."""
+    """VPMADDWD: int32 lane i is l[2i] * r[2i] + l[2i+1] * r[2i+1] of int16.
+
+    Exact but where all four are -32768, which widened bytes are not.
+    """
     name = {
         4: "llvm.x86.sse2.pmadd.wd",
         8: "llvm.x86.avx2.pmadd.wd",
