@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
+CXX_SOURCES := $(shell find native/opencl_runtime -name '*.cc' -o -name '*.h')
+
 # What is needed beyond PyPI, as Debian and Ubuntu name it; `make test` installs it where it may.
 # An emulated Arm board: tvm_mobilenet/boards/sysroot.py looks for the same.
 EMULATOR := qemu-user libc6-arm64-cross libstdc++6-arm64-cross
@@ -63,12 +65,14 @@ test: lint emulator browser opencl  ## lint, types and the tests
 test-slow: $(STAMP) emulator opencl  ## the long tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy and clang-format
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 format: $(STAMP)  ## rewrite the sources in the house format
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -31,8 +31,10 @@ from benchmarks.absence import EngineUnavailableError
 from benchmarks.agreement import DTYPES, Reference, compute_reference
 from benchmarks.cases import Case, prepare_case
 from benchmarks.comparison import Comparison, Entry
-from benchmarks.engines import OURS, PEAK, PEERS, Job
+from benchmarks.engine import Job
+from benchmarks.engines import OURS, PEAK
 from benchmarks.onnx_graph import OnnxGraph, read_graph, seeded_inputs
+from benchmarks.peers import PEERS
 from benchmarks.table import render, write_json
 from benchmarks.workers import BurstPlan, Worker
 from tvm_mobilenet.errors import TvmMobilenetError

@@ -1,8 +1,9 @@
 """Count what one inference retires on an AArch64 processor, ours beside other engines.
 
-    python benchmarks/count_instructions.py                        # two models, rpi4 and rpi3
+    python benchmarks/count_instructions.py                        # V1, V2 and V3, rpi4 and rpi5
+    python benchmarks/count_instructions.py --dtype int8
     python benchmarks/count_instructions.py mobilenet_v1_0.5_160 --targets rpi4
-    python benchmarks/count_instructions.py model.onnx --peers ncnn mnn onnxruntime --json out.json
+    python benchmarks/count_instructions.py model.onnx --peers litert mnn --json out.json
 
 Every engine is its own AArch64 build, run under the same emulator with the processor of the target,
 on one thread, with the same ONNX file and the same input. The counts are exact and the same at
@@ -14,44 +15,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from benchmarks.absence import EngineUnavailableError
-from benchmarks.arm_python import ArmPython, arm_python, host_wheel
+from benchmarks.agreement import DTYPES, Agreement, Reference, compute_reference
+from benchmarks.arm_peers import ARM_PEERS, run_arm_peer
+from benchmarks.cases import model_name, onnx_file
+from benchmarks.counting import CLASSES, count_inference, counter_option
 from benchmarks.engines import OURS
-from benchmarks.mnn_convert import convert_mnn
-from benchmarks.ncnn_convert import convert
 from benchmarks.onnx_graph import GraphError, OnnxGraph, read_graph, seeded_inputs
 from tvm_mobilenet import __version__
-from tvm_mobilenet.boards.emulator import instruction_counter
 from tvm_mobilenet.boards.sysroot import emulator_command
 from tvm_mobilenet.errors import TvmMobilenetError
+from tvm_mobilenet.files import new_file
 from tvm_mobilenet.native_build import build_native
 from tvm_mobilenet.runtime_libs import runtime_libs
 from tvm_mobilenet.targets import TargetSpec, load_target
 
-if TYPE_CHECKING:
-    import onnxruntime
-
-DEFAULT_MODELS = ("mobilenet_v1_1.0_224", "mobilenet_v1_0.25_128")
-PEERS = {"ncnn": "ncnn==1.0.20261020", "mnn": "MNN==3.6.1", "onnxruntime": "onnxruntime==1.32.0"}
-_NUMPY = "numpy==2.4.6"
-CLASSES = ("fma", "simd", "load_store", "branch", "other")
-PARITY_LIMIT = 1e-4
-"""Relative L2 distance to ONNX Runtime's output; the same as in `compare.py`."""
-_RUN_S = 900
-_RECORD = struct.Struct(f"<{2 + len(CLASSES)}Q")
+DEFAULT_MODELS = ("mobilenet_v1_1.0_224", "mobilenet_v2_1.0_224", "mobilenet_v3_large_1.0_224")
 _HERE = Path(__file__).resolve().parent
 
 
@@ -62,7 +51,7 @@ class Count:
     engine: str
     version: str = ""
     absence: str = ""
-    error_l2: float = 0.0
+    agreement: Agreement | None = None
     classes: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -76,16 +65,27 @@ class Case:
     """One model on one target."""
 
     name: str
-    onnx: Path
+    dtype: str
     graph: OnnxGraph
     x: np.ndarray
-    reference: np.ndarray
+    reference: Reference
     target: TargetSpec
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds of one instruction, of the best that the processor has for the dtype."""
+        cpu = self.target.cpu
+        if self.dtype == "float32":
+            return cpu.lanes("float32")
+        if cpu.has_i8mm:
+            return 2 * cpu.lanes("int8")  # SMMLA: four sums of eight products
+        # SDOT: a product for every byte of a register; SMLAL: for half of them.
+        return cpu.lanes("int8") if cpu.has_dot_product else cpu.lanes("int8") // 2
 
     @property
     def floor(self) -> float:
         """Multiply-add instructions that no engine can do without."""
-        return self.graph.macs / self.target.cpu.lanes("float32")
+        return self.graph.macs / self.products
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,22 +95,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "models", nargs="*", default=list(DEFAULT_MODELS), metavar="MODEL|FILE.onnx"
     )
-    parser.add_argument("--targets", nargs="+", default=["rpi4", "rpi3"], metavar="NAME")
-    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=["mnn", "ncnn"])
+    parser.add_argument("--targets", nargs="+", default=["rpi4", "rpi5"], metavar="NAME")
+    parser.add_argument("--peers", nargs="*", choices=sorted(ARM_PEERS), default=list(ARM_PEERS))
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     results = []
     try:
         with tempfile.TemporaryDirectory(prefix="count-") as scratch:
             for model in args.models:
-                onnx = onnx_of(model, Path(scratch))
+                onnx = onnx_file(model, Path(scratch), args.dtype)
                 for target in args.targets:
-                    case = prepare(model, onnx, load_target(target))
+                    case = prepare(model, onnx, load_target(target), args.dtype)
                     counts = [count_ours(case), *(count_peer(case, p) for p in args.peers)]
                     print(render(case, counts), flush=True)
                     results.append(describe(case, counts))
             if args.json:
-                args.json.write_text(json.dumps({"results": results}, indent=1) + "\n")
+                with new_file(args.json) as partial:
+                    partial.write_text(json.dumps({"results": results}, indent=1) + "\n")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -120,35 +122,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def onnx_of(model: str, folder: Path) -> Path:
-    if model.endswith(".onnx"):
-        if not (path := Path(model)).is_file():
-            raise GraphError(f"{path}: no such file")
-        return path
-    from tvm_mobilenet.export import export_onnx
+def prepare(model: str, onnx: Path, target: TargetSpec, dtype: str = "float32") -> Case:
+    """Read the model and compute what its output should be, with ONNX Runtime on this machine.
 
-    print(f"exporting {model} with random weights (seed 0)", file=sys.stderr)
-    return Path(export_onnx(model, out=folder / f"{model}.onnx").path)
-
-
-def prepare(model: str, onnx: Path, target: TargetSpec) -> Case:
-    """Read the model and compute what its output should be, with ONNX Runtime on this machine."""
+    Raises:
+        TvmMobilenetError: the file cannot be counted, or the target not be emulated here.
+    """
+    emulator_command(target)  # asks for all that it needs
     graph = read_graph(onnx)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise GraphError(
             f"{onnx}: {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; "
             "only models with one of each are counted"
         )
-    (x,) = seeded_inputs(graph).values()
-    (reference,) = _session(onnx).run(None, {graph.inputs[0].name: x})
-    name = Path(model).stem if model.endswith(".onnx") else model
-    return Case(name, onnx, graph, x, np.asarray(reference), target)
-
-
-def _session(onnx: Path) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    inputs = seeded_inputs(graph)
+    (x,) = inputs.values()
+    reference = compute_reference(graph, inputs, dtype)
+    return Case(model_name(model), dtype, graph, x, reference, target)
 
 
 def count_ours(case: Case) -> Count:
@@ -159,7 +149,10 @@ def count_ours(case: Case) -> Count:
     libs = runtime_libs(case.target)
     with tempfile.TemporaryDirectory(prefix="count-") as scratch:
         folder = Path(scratch)
-        compile_onnx(case.onnx, case.target, folder / "model.so")
+        try:
+            compile_onnx(case.graph.path, case.target, folder / "model.so")
+        except TvmMobilenetError as err:
+            return Count(OURS, __version__, absence=f"not compiled: {err}")
         program = folder / "guest_ours"
         build_native(
             [_HERE / "guest_ours.c"],
@@ -172,9 +165,12 @@ def count_ours(case: Case) -> Count:
         )
         case.x.tofile(folder / "input")
         emulator = emulator_command(case.target)
-        command = [*emulator[:1], *_plugin(folder), *emulator[1:], str(program)]
+        command = [*emulator[:1], *counter_option(folder), *emulator[1:], str(program)]
         command += [str(folder / name) for name in ("model.so", "input", "output")]
-        classes = _counted([*command, *map(str, case.x.shape)], folder, {})
+        try:
+            classes = count_inference([*command, *map(str, case.x.shape)], folder, {})
+        except EngineUnavailableError as err:
+            return Count(OURS, __version__, absence=str(err))
         output = np.fromfile(folder / "output", np.float32)
     return _checked(case, Count(OURS, __version__, classes=classes), output)
 
@@ -182,102 +178,37 @@ def count_ours(case: Case) -> Count:
 def count_peer(case: Case, peer: str) -> Count:
     """Count another engine's AArch64 wheel, or say why that cannot be."""
     print(f"counting {peer} on {case.name} for {case.target.name}", file=sys.stderr)
-    version = PEERS[peer].partition("==")[2]
+    version = ARM_PEERS[peer].partition("==")[2]
+    emulation = case.target.emulation
+    assert emulation is not None  # `prepare` has asked
     try:
-        python = arm_python()
-        site = python.site([_NUMPY, PEERS[peer]])
-        with tempfile.TemporaryDirectory(prefix="count-") as scratch:
-            classes, output = _run_peer(case, peer, python, site, Path(scratch))
+        classes, output = run_arm_peer(peer, case.graph, case.x, emulation.qemu_cpu, case.dtype)
     except (EngineUnavailableError, GraphError) as err:
         return Count(peer, version, absence=str(err))
     return _checked(case, Count(peer, version, classes=classes), output)
 
 
-def _run_peer(
-    case: Case, peer: str, python: ArmPython, site: Path, folder: Path
-) -> tuple[dict[str, int], np.ndarray]:
-    names = [case.graph.inputs[0].name, case.graph.outputs[0].name]
-    models = [case.onnx]
-    if peer == "ncnn":
-        network = convert(case.graph)
-        models = list(network.write(folder / "net"))
-        names = [network.inputs[names[0]], network.outputs[names[1]]]
-    elif peer == "mnn":
-        models = [convert_mnn(case.onnx, folder / "net.mnn", site=host_wheel(PEERS["mnn"]))]
-    np.save(folder / "input.npy", case.x)
-    emulation = case.target.emulation
-    assert emulation is not None  # ours was counted before, which asks for it
-    command = python.command(emulation.qemu_cpu, _plugin(folder))
-    command += [str(_HERE / "guest_peer.py"), peer, *map(str, models)]
-    command += [str(folder / "input.npy"), str(folder / "output.npy"), *names]
-    classes = _counted(command, folder, {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"})
-    return classes, np.load(folder / "output.npy")
-
-
-def _plugin(folder: Path) -> list[str]:
-    return ["-plugin", f"{instruction_counter()},dir={folder}"]
-
-
-def _counted(command: Sequence[str], folder: Path, environment: dict[str, str]) -> dict[str, int]:
-    """Run a program that marks one inference, then three; return the half of their difference."""
-    result = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        timeout=_RUN_S,
-        # Nothing of this machine's environment: its libraries are of another architecture.
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), **environment},
-    )
-    if result.returncode:
-        said = result.stderr.strip().splitlines() or ["it said nothing"]
-        raise EngineUnavailableError(
-            f"under the emulator it ended with {result.returncode}: {said[-1]}"
-        )
-    files = sorted(folder.glob("*.counts"))
-    if len(files) != 1:
-        raise EngineUnavailableError(f"{len(files)} files of counts were written, expected is one")
-    return inference_classes(files[0].read_bytes())
-
-
-def inference_classes(records: bytes) -> dict[str, int]:
-    """Return the instructions of one inference by class from a counter's file.
-
-    Its records are begin and end of one inference (slot 1) and of three (slot 2).
-    """
-    found = list(_RECORD.iter_unpack(records))
-    marks = [record[:2] for record in found]
-    if marks != [(1, 1), (2, 1), (1, 2), (2, 2)]:
-        raise EngineUnavailableError(f"the marks are {marks}, expected is a pair for slots 1 and 2")
-    values = [np.array(record[2:], np.int64) for record in found]
-    per_inference = ((values[3] - values[2]) - (values[1] - values[0])) // 2
-    return dict(zip(CLASSES, map(int, per_inference), strict=True))
-
-
 def _checked(case: Case, count: Count, output: np.ndarray) -> Count:
-    exact = case.reference.astype(np.float64).reshape(-1)
+    (exact,) = case.reference.outputs
     if output.size != exact.size:
         return Count(count.engine, count.version, absence=f"its output has {output.size} numbers")
-    error = float(np.linalg.norm(output.reshape(-1) - exact) / np.linalg.norm(exact))
-    if not error <= PARITY_LIMIT:
-        reason = f"its output differs from ONNX Runtime's: relative L2 {error:.1e}"
-        return Count(count.engine, count.version, absence=reason)
-    return Count(count.engine, count.version, error_l2=error, classes=count.classes)
+    found = case.reference.judge([output.reshape(exact.shape)])
+    if found.failure:
+        return Count(count.engine, count.version, f"its {found.failure}", found)
+    return Count(count.engine, count.version, "", found, count.classes)
 
 
 def render(case: Case, counts: Sequence[Count]) -> str:
     """Write the table of one model on one target, millions of instructions."""
     assert case.target.emulation is not None
-    head = (
-        f"\n{case.name}, {case.target.name} ({case.target.emulation.qemu_cpu}), float32, 1 thread"
-    )
-    lines = [
-        f"{head}; multiply-adds / {case.target.cpu.lanes('float32')} = {case.floor / 1e6:.1f} M"
-    ]
+    cpu = case.target.emulation.qemu_cpu
     titles = "".join(f"{name:>11}" for name in CLASSES)
-    lines.append(f"{'engine':14}{'version':>14}{'M insns':>9}{'ratio':>7}{titles}{'rel. L2':>9}")
+    parity = f"{'steps':>7}{'max':>5}" if case.dtype == "int8" else f"{'rel. L2':>9}"
+    lines = [
+        f"\n{case.name}, {case.target.name} ({cpu}), {case.dtype}, 1 thread; "
+        f"multiply-adds / {case.products} = {case.floor / 1e6:.1f} M",
+        f"{'engine':14}{'version':>14}{'M insns':>9}{'ratio':>7}{titles}{parity}",
+    ]
     for count in counts:
         begin = f"{count.engine:14}{count.version:>14}"
         if count.absence:
@@ -285,10 +216,20 @@ def render(case: Case, counts: Sequence[Count]) -> str:
             continue
         shares = "".join(f"{count.classes[name] / 1e6:11.2f}" for name in CLASSES)
         ratio = count.instructions / case.floor
-        lines.append(
-            f"{begin}{count.instructions / 1e6:9.2f}{ratio:7.3f}{shares}{count.error_l2:9.1e}"
-        )
+        lines.append(f"{begin}{count.instructions / 1e6:9.2f}{ratio:7.3f}{shares}{_parity(count)}")
+    lines += [
+        f"  note: {c.engine}: {c.agreement.remark}"
+        for c in counts
+        if c.agreement and c.agreement.remark
+    ]
     return "\n".join(lines)
+
+
+def _parity(count: Count) -> str:
+    assert count.agreement is not None  # what was counted was judged
+    if count.agreement.steps_mean is None:
+        return f"{count.agreement.relative_l2:9.1e}"
+    return f"{count.agreement.steps_mean:7.1f}{count.agreement.steps_max:5.0f}"
 
 
 def describe(case: Case, counts: Sequence[Count]) -> dict[str, object]:
@@ -296,7 +237,9 @@ def describe(case: Case, counts: Sequence[Count]) -> dict[str, object]:
     return {
         "model": case.name,
         "target": case.target.name,
+        "dtype": case.dtype,
         "macs": case.graph.macs,
+        "floor": case.floor,
         "engines": [asdict(count) | {"instructions": count.instructions} for count in counts],
     }
 

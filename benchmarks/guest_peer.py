@@ -84,7 +84,27 @@ def onnxruntime_engine(
     return lambda: np.asarray(session.run([names[1]], {names[0]: x})[0])
 
 
-ENGINES = {"ncnn": ncnn_engine, "mnn": mnn_engine, "onnxruntime": onnxruntime_engine}
+def litert_engine(models: list[str], x: np.ndarray, names: list[str]) -> Callable[[], np.ndarray]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=models[0], num_threads=1)
+    interpreter.allocate_tensors()
+    (source,), (sink,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.set_tensor(source["index"], np.ascontiguousarray(x))
+
+    def infer() -> np.ndarray:
+        interpreter.invoke()
+        return np.asarray(interpreter.get_tensor(sink["index"]))
+
+    return infer
+
+
+ENGINES = {
+    "ncnn": ncnn_engine,
+    "mnn": mnn_engine,
+    "onnxruntime": onnxruntime_engine,
+    "litert": litert_engine,
+}
 
 
 def main(arguments: list[str]) -> None:

@@ -24,7 +24,8 @@ from types import TracebackType
 import numpy as np
 
 from benchmarks.absence import EngineUnavailableError
-from benchmarks.engines import ENGINES, Engine, Job, silence_stdout
+from benchmarks.engine import Engine, Job
+from benchmarks.engines import ENGINES, silence_stdout
 
 __all__ = ["Burst", "BurstPlan", "Loaded", "Worker"]
 

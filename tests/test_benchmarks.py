@@ -16,7 +16,8 @@ from benchmarks.absence import EngineUnavailableError
 from benchmarks.agreement import Reference
 from benchmarks.cases import quantize
 from benchmarks.comparison import Entry
-from benchmarks.engines import OURS, PEAK, Job
+from benchmarks.engine import Job
+from benchmarks.engines import OURS, PEAK
 from benchmarks.ncnn_convert import convert
 from benchmarks.onnx_graph import GraphError, read_graph, seeded_inputs
 from benchmarks.series import Series, fastest, paired_ratio
@@ -319,11 +320,11 @@ def test_a_missing_file_is_one_line(capsys):
 def test_a_peer_that_is_not_installed_is_listed_as_absent(monkeypatch):
     from importlib import metadata
 
-    from benchmarks import engines
+    from benchmarks import engine, peers
 
     def missing(package):
         raise metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr(engines.metadata, "version", missing)
+    monkeypatch.setattr(engine.metadata, "version", missing)
     with pytest.raises(EngineUnavailableError, match=r"not installed \(pip install openvino\)"):
-        engines.OpenVino(Job(Path("x.onnx"), {}, 1))
+        peers.OpenVino(Job(Path("x.onnx"), {}, 1))

@@ -23,6 +23,7 @@ MAY_NOT_NEED_TVM = (
     "datasets.py",
     "elf.py",
     "errors.py",
+    "exploration/",
     "export.py",
     "files.py",
     "host.py",

@@ -20,9 +20,9 @@ from tvm_mobilenet.models.weights import create_model, new_module
 from tvm_mobilenet.protocols import NoProgress
 from tvm_mobilenet.train import (
     Recipe,
-    _augmented,
     _learning_rate,
     _optimizer,
+    augmented,
     checkpoint_path,
     default_epochs,
     train,
@@ -271,7 +271,7 @@ def test_augmentation_without_amplitude_is_the_central_crop(stripes):
     preprocessing = default_preprocessing(32).model_copy(update={"resize": 36})
     split = load_dataset(stripes, resolution=32, preprocessing=preprocessing).train
     still = Recipe(rotation_deg=0, zoom=0, shift=0)
-    found = _augmented(split, np.arange(4), False, still, np.random.default_rng(0))
+    found = augmented(split, np.arange(4), False, still, np.random.default_rng(0))
     np.testing.assert_array_equal(found, split.pixels(range(4))[:, 2:34, 2:34])
 
 
@@ -279,7 +279,7 @@ def test_augmentation_without_amplitude_is_the_central_crop(stripes):
 def test_augmentation_changes_every_picture_a_little(stripes, recipe):
     split = load_dataset(stripes, resolution=32, preprocessing=digits_preprocessing(32)).train
     before = split.pixels(np.zeros(20, np.int64)).astype(float)
-    found = _augmented(split, np.zeros(20, np.int64), False, recipe, np.random.default_rng(0))
+    found = augmented(split, np.zeros(20, np.int64), False, recipe, np.random.default_rng(0))
     assert len({pixels.tobytes() for pixels in found}) == 20
     centre = slice(12, 20)
     blurred = np.abs(found[:, centre, centre].mean((1, 2)) - before[:, centre, centre].mean((1, 2)))
@@ -291,8 +291,8 @@ def test_augmentation_mirrors_about_half_where_it_may(stripes):
     still = Recipe(rotation_deg=0, zoom=0, shift=0)
     same = np.zeros(200, np.int64)
     rng = np.random.default_rng(0)
-    assert len({p.tobytes() for p in _augmented(split, same, False, still, rng)}) == 1
-    mirrored = _augmented(split, same, True, still, rng)
+    assert len({p.tobytes() for p in augmented(split, same, False, still, rng)}) == 1
+    mirrored = augmented(split, same, True, still, rng)
     assert {p.tobytes() for p in mirrored} == {
         mirrored[0].tobytes(),
         mirrored[0][:, ::-1].tobytes(),

@@ -7,21 +7,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import onnx
 
 from tvm_mobilenet._tvm import IRModule, StringImm, is_tensor_type, relax, tvm
 from tvm_mobilenet.errors import CompileError, TvmMobilenetError, error_context
 from tvm_mobilenet.frontend.dataflow import Dataflow, static_shape
 from tvm_mobilenet.frontend.importer import import_onnx
+from tvm_mobilenet.frontend.passes.islands import float_islands, is_integer
 from tvm_mobilenet.frontend.pipeline import canonicalize
 from tvm_mobilenet.onnx_file import read_exported
 from tvm_mobilenet.protocols import NoProgress, Progress
-from tvm_mobilenet.records import LayerRecord, TensorInfo
+from tvm_mobilenet.records import FloatIsland, LayerRecord, TensorInfo
+from tvm_mobilenet.schedule.dispatch import schedule_rest, select_for
 from tvm_mobilenet.schedule.emit import lowering
-from tvm_mobilenet.schedule.fallback import schedule_fallback
-from tvm_mobilenet.schedule.select import KernelCall, PlanSource, Selection, select_kernels
+from tvm_mobilenet.schedule.fusion import fuse_named
+from tvm_mobilenet.schedule.select import KernelCall, PlanSource, Selection
 from tvm_mobilenet.toolchain import make_fcompile
 
 if TYPE_CHECKING:
@@ -43,6 +46,9 @@ class ScheduledModule:
     layers: tuple[LayerRecord, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    dtype: Literal["float32", "int8"] = "float32"
+    float_islands: tuple[FloatIsland, ...] = ()
+    """What an int8 model computes in float32."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +121,20 @@ def schedule_onnx(
     """Import an ONNX file, bring it into NHWC, and give every kernel its schedule."""
     exported = read_exported(onnx_path)
     model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)), data_prop=True)
-    selection = select_kernels(canonicalize(import_onnx(model)), target.cpu, recorded)
+    canonical = canonicalize(import_onnx(model))
+    selection = select_for(canonical, target, recorded)
     try:
         mod = _lower_rest(selection.mod, target)
-        mod = schedule_fallback(mod, set(selection.kernels), target.cpu)
+        mod = schedule_rest(mod, set(selection.kernels), target)
     except TvmMobilenetError:
         raise
     except Exception as err:
         raise CompileError(f"scheduling {Path(onnx_path).name} failed: {_last_line(err)}") from err
     layers = _layers(mod, selection, model.graph)
-    return ScheduledModule(mod, layers, exported.inputs, exported.outputs)
+    dtype: Literal["float32", "int8"] = "int8" if is_integer(canonical) else "float32"
+    return ScheduledModule(
+        mod, layers, exported.inputs, exported.outputs, dtype, float_islands(canonical)
+    )
 
 
 def _lower_rest(mod: IRModule, target: TargetSpec) -> IRModule:
@@ -133,7 +143,7 @@ def _lower_rest(mod: IRModule, target: TargetSpec) -> IRModule:
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
-        relax.transform.FuseOps(),
+        tvm.transform.module_pass(lambda m, _: fuse_named(m), opt_level=0),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         # A reshape in memory order is a view, not a kernel.
@@ -199,9 +209,13 @@ def _layers(mod: IRModule, selection: Selection, graph: onnx.GraphProto) -> tupl
     tensors = [name if name in shapes else None for name in names]
     nodes = _fused_nodes(graph, [tensor for tensor in tensors if tensor])
     layers = []
+    layouts: dict[Any, str] = {}
     for index, (binding, tensor) in enumerate(zip(calls, tensors, strict=True)):
         symbol = binding.value.args[0].name_hint
         kernel = selection.kernels.get(symbol)
+        layout = _layout(binding, kernel, shapes.get(tensor or ""), layouts)
+        if layout != "any":
+            layouts[binding.var] = layout
         layers.append(
             LayerRecord(
                 index=index,
@@ -210,7 +224,7 @@ def _layers(mod: IRModule, selection: Selection, graph: onnx.GraphProto) -> tupl
                 tensor=tensor,
                 onnx_nodes=nodes.get(tensor, ()) if tensor else (),
                 shape=_shape(binding.var),
-                layout=_layout(binding.var, kernel, shapes.get(tensor or "")),
+                layout=layout,
                 macs=kernel.workload.macs if kernel else 0,
                 bytes=kernel.workload.bytes if kernel else _moved_bytes(binding),
                 origin=kernel.origin if kernel else "fallback",
@@ -229,23 +243,37 @@ def _moved_bytes(binding: Any) -> int:
     total = 0
     for tensor in [*binding.value.args[1].fields, binding.var]:
         if is_tensor_type(tensor.ty):
-            size = 1
+            size = int(np.dtype(str(tensor.ty.dtype)).itemsize)
             for extent in static_shape(tensor):
                 size *= extent
-            total += size * 4
+            total += size
     return total
 
 
-def _layout(var: Any, kernel: KernelCall | None, onnx_shape: tuple[int, ...] | None) -> str:
-    """Return the layout of a result: kernels of ours write NHWC, for others the shape tells."""
-    shape = _shape(var)
+def _layout(
+    binding: Any,
+    kernel: KernelCall | None,
+    onnx_shape: tuple[int, ...] | None,
+    known: dict[Any, str],
+) -> str:
+    """Return the layout of a result: kernels of ours write NHWC, for others the shape tells.
+
+    Where it does not, because all extents are equal, the call is taken to keep its input's.
+    """
+    shape = _shape(binding.var)
     if len(shape) != 4:
         return "any"
     if kernel is not None:
         return "NHWC"
-    if onnx_shape == shape:
+    if onnx_shape is not None and onnx_shape != shape:
+        return "NHWC"
+    is_telling = tuple(shape[i] for i in (0, 2, 3, 1)) != shape
+    if onnx_shape == shape and is_telling:
         return "NCHW"
-    return "NHWC"
+    layouts = [known[arg] for arg in binding.value.args[1].fields if arg in known]
+    if layouts:
+        return layouts[0]
+    return "NCHW" if onnx_shape == shape else "NHWC"
 
 
 def _onnx_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:

@@ -47,6 +47,7 @@ __all__ = [
     "PassError",
     "PostconditionError",
     "PreconditionError",
+    "QuantizeError",
     "SessionEndedError",
     "SpecError",
     "ToolchainError",
@@ -140,6 +141,10 @@ class PreconditionError(PassError):
 
 class PostconditionError(PassError):
     """A rewrite did not establish what it promises."""
+
+
+class QuantizeError(TvmMobilenetError):
+    """A model cannot be quantized as it was asked for."""
 
 
 class TuningError(TvmMobilenetError):

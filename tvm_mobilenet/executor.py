@@ -25,6 +25,7 @@ from tvm_mobilenet.opencl.placement import (
 )
 from tvm_mobilenet.opencl.runtime import device_error
 from tvm_mobilenet.process_memory import peak_bytes, reset_peak, resident_bytes
+from tvm_mobilenet.protocols import LayerReplacement
 from tvm_mobilenet.records import LayerRecord, TensorInfo
 from tvm_mobilenet.series import Memory
 
@@ -136,14 +137,22 @@ class LocalExecutor:
         arrays = self._checked(inputs)
         return self._on_thread(self._times, arrays, repeat)
 
-    def layer_outputs(self, inputs: Inputs) -> list[Array]:
-        """Run once and return what each kernel call wrote, in the order of `manifest.layers`."""
+    def layer_outputs(self, inputs: Inputs, replace: LayerReplacement | None = None) -> list[Array]:
+        """Run once and return what each kernel call wrote, in the order of `manifest.layers`.
+
+        Args:
+            inputs: the model's.
+            replace: given a layer's index and what it wrote, what the layers behind it shall read.
+        """
         found: list[Array] = []
 
-        def copy_output(_layer: LayerRecord, kernel: Any, args: tuple[Any, ...]) -> None:
+        def copy_output(layer: LayerRecord, kernel: Any, args: tuple[Any, ...]) -> None:
             kernel(*args)
             # The memory is used again by a later kernel.
             found.append(np.array(args[-1].numpy(), copy=True))
+            instead = replace(layer.index, found[-1]) if replace is not None else None
+            if instead is not None:
+                args[-1].copyfrom(np.ascontiguousarray(instead))
 
         arrays = self._checked(inputs)
         self._on_thread(self._instrumented, arrays, copy_output, 1)

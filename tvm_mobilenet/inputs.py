@@ -13,7 +13,7 @@ from PIL import Image
 from tvm_mobilenet.errors import SpecError
 from tvm_mobilenet.manifest import Manifest
 from tvm_mobilenet.models.preprocess import load_image, normalize
-from tvm_mobilenet.records import Preprocessing, TensorInfo
+from tvm_mobilenet.records import ExportedModel, Preprocessing, TensorInfo
 
 __all__ = [
     "Inputs",
@@ -33,7 +33,7 @@ _BLOBS = 6
 """Side of the grid of random colours that a smooth picture is blown up from."""
 
 
-def seeded(manifest: Manifest, count: int, seed: int = 0) -> Iterator[Inputs]:
+def seeded(manifest: Manifest | ExportedModel, count: int, seed: int = 0) -> Iterator[Inputs]:
     """Yield `count` reproducible inputs of the kind that the model is made for.
 
     Where the manifest says how pictures are prepared, every other one is noise, pixel by pixel, and

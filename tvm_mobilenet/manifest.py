@@ -23,6 +23,7 @@ from tvm_mobilenet.errors import ArtifactError, ManifestMismatchError
 from tvm_mobilenet.files import sha256_of
 from tvm_mobilenet.records import (
     ClassList,
+    FloatIsland,
     LayerRecord,
     ModelOrigin,
     Preprocessing,
@@ -168,6 +169,10 @@ class Description(Record):
     source: SourceRecord
     layers: tuple[LayerRecord, ...]
     schedule: ScheduleSummary
+    dtype: Literal["float32", "int8"] = "float32"
+    """What the convolutions multiply; `int8` where the ONNX file is a quantized one."""
+    float_islands: tuple[FloatIsland, ...] = ()
+    """What an int8 model still computes in float32."""
 
 
 class Manifest(Description):

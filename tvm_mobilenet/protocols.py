@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from tvm_mobilenet.facts import HostFacts
     from tvm_mobilenet.series import Memory, Series, SeriesRequest
 
-__all__ = ["Device", "Executor", "NoProgress", "Progress"]
+__all__ = ["Device", "Executor", "LayerReplacement", "NoProgress", "Progress"]
 
 Array = npt.NDArray[Any]
+LayerReplacement = Callable[[int, Array], "Array | None"]
+"""Given a layer's index and its output, what stands in its place for the layers behind it."""
 
 
 class Progress(Protocol):
@@ -71,8 +73,16 @@ class Executor(Protocol):
     def layer_times_ms(self, inputs: Mapping[str, Array], repeat: int) -> npt.NDArray[np.float64]:
         """Time every kernel call in its place: (repeat, layers) f64."""
 
-    def layer_outputs(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """Run once and return what each kernel call wrote, in the order of `manifest.layers`."""
+    def layer_outputs(
+        self, inputs: Mapping[str, Array], replace: LayerReplacement | None = None
+    ) -> list[Array]:
+        """Run once and return what each kernel call wrote, in the order of `manifest.layers`.
+
+        Args:
+            inputs: the model's.
+            replace: given a layer's index and what it wrote, what the layers behind it shall read
+                in place of that, or None to leave it. Devices that cannot do so do not ask.
+        """
 
     def memory(self) -> Memory | None:
         """Return what the process held before the model, and the most since; None if unknown."""

@@ -45,8 +45,12 @@ __all__ = [
     "EpochRecord",
     "Recipe",
     "TrainResult",
+    "augmented",
+    "batches",
     "checkpoint_path",
     "default_epochs",
+    "evaluate",
+    "seeded_torch",
     "train",
 ]
 
@@ -233,7 +237,7 @@ class _Training:
 
     def run(self, checkpoint: Path, progress: Progress) -> None:
         """Do the epochs that are left, and write a checkpoint after each."""
-        steps = len(_batches(np.arange(len(self.dataset.train)), self.recipe.batch_size))
+        steps = len(batches(np.arange(len(self.dataset.train)), self.recipe.batch_size))
         progress.start(f"training {self.spec.name}", steps * self.epochs)
         progress.advance(steps * len(self.history), self._status())
         while len(self.history) < self.epochs:
@@ -253,12 +257,12 @@ class _Training:
         losses: list[float] = []
         split = self.dataset.train
         self.module.train()
-        with _seeded_torch(rng):
-            for indices in _batches(rng.permutation(len(split)), self.recipe.batch_size):
-                pixels = _augmented(split, indices, self.dataset.mirrored, self.recipe, rng)
+        with seeded_torch(rng):
+            for indices in batches(rng.permutation(len(split)), self.recipe.batch_size):
+                pixels = augmented(split, indices, self.dataset.mirrored, self.recipe, rng)
                 losses.append(self._step(pixels, split.labels[indices]))
                 progress.advance(1, self._status(losses))
-        loss, accuracy = _evaluate(self.module, self.dataset.held_out)
+        loss, accuracy = evaluate(self.module, self.dataset.held_out)
         return EpochRecord(
             epoch=epoch + 1,
             learning_rate=rate,
@@ -424,21 +428,21 @@ def _learning_rate(recipe: Recipe, epoch: int, epochs: int) -> float:
     return rate
 
 
-def _batches(indices: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+def batches(indices: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
     """Cut into batches; a last, shorter one is left out unless it is the only one."""
     full = len(indices) // size
     return [indices[i * size : (i + 1) * size] for i in range(full)] or [indices]
 
 
 @contextmanager
-def _seeded_torch(rng: np.random.Generator) -> Iterator[None]:
+def seeded_torch(rng: np.random.Generator) -> Iterator[None]:
     """Let torch's global generator, which dropout uses, follow `rng` for a while."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**62)))
         yield
 
 
-def _augmented(
+def augmented(
     split: Split,
     indices: npt.NDArray[np.int64],
     mirrored: bool,
@@ -468,7 +472,7 @@ def _augmented(
     return np.stack(out)
 
 
-def _evaluate(module: nn.Module, split: Split) -> tuple[float, float]:
+def evaluate(module: nn.Module, split: Split) -> tuple[float, float]:
     """Return mean loss and accuracy."""
     module.eval()
     loss, right = 0.0, 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tvm_mobilenet.errors import SpecError, UsageError, error_context
 from tvm_mobilenet.protocols import Device, NoProgress, Progress
@@ -18,6 +18,7 @@ from tvm_mobilenet.workflow import onnx_file
 if TYPE_CHECKING:
     from tvm_mobilenet.tuning.measurer import Measurer
     from tvm_mobilenet.tuning.report import TuningReport
+    from tvm_mobilenet.tuning.workers import Builds
 
 __all__ = ["DEFAULT_MINUTES", "tune_model"]
 
@@ -34,7 +35,7 @@ def tune_model(
     cache: Literal["cold", "warm"] = "cold",
     logs: Path | str | None = None,
     dry_run: bool = False,
-    builders: int | None = None,
+    builders: int | str | None = None,
     compiler: str | None = None,
     cost: Literal["latency", "instructions"] = "latency",
     device: Device | None = None,
@@ -57,7 +58,8 @@ def tune_model(
         cache: `cold` for weights from beyond the cores' caches, as in a whole model; or `warm`.
         logs: the folder to record in; None for the user's own.
         dry_run: say what would be tuned, and measure nothing.
-        builders: how many processes build; None for one on each processor.
+        builders: how many processes build, None for one on each processor; or a Dask scheduler,
+            `tcp://HOST:PORT`, on whose workers candidates are built.
         compiler: the C compiler to link with, in place of the target's own choice.
         cost: what to bring down: `latency`, or the weighted `instructions` that an emulated board
             counts, with one thread.
@@ -77,12 +79,12 @@ def tune_model(
     progress = progress or NoProgress()
     spec = target if isinstance(target, TargetSpec) else load_target(target)
     budget_seconds = _checked_budget(trials, minutes)
+    builders = _checked_builders(builders)
 
     from tvm_mobilenet.tuning.recorded import read_stores
     from tvm_mobilenet.tuning.store import user_store
     from tvm_mobilenet.tuning.tasks import model_tasks
     from tvm_mobilenet.tuning.tuner import Budget, Tuner
-    from tvm_mobilenet.tuning.workers import BuildPool
 
     measurer = measurer or _measurer(spec, device, cpus, threads, cache, cost)
     with ExitStack() as stack:
@@ -103,12 +105,7 @@ def tune_model(
             "folder": str(folder),
             "compiler": compiler,
         }
-        processors = len(os.sched_getaffinity(0))
-        count = builders or processors
-        # A count is the same whatever else is at work, and a board has processors of its own.
-        pool = BuildPool(
-            settings, count, rests=measurer.is_here and count + measurer.threads > processors
-        )
+        pool = _builds(builders, settings, measurer)
         stack.callback(pool.close)
         store = user_store(logs)
         tuner = Tuner(
@@ -124,6 +121,21 @@ def tune_model(
         )
         report = tuner.report(is_dry_run=True) if dry_run else tuner.run()
         return replace(report, left_as_computed=found.left_as_computed)
+
+
+def _builds(builders: int | str | None, settings: dict[str, Any], measurer: Measurer) -> Builds:
+    """Return what builds candidates."""
+    if isinstance(builders, str):
+        from tvm_mobilenet.tuning.dask_builds import DaskBuilds
+
+        return DaskBuilds(builders, settings)
+    from tvm_mobilenet.tuning.workers import BuildPool
+
+    processors = len(os.sched_getaffinity(0))
+    count = builders or processors
+    # A count is the same whatever else is at work, and a board has processors of its own.
+    rests = measurer.is_here and count + measurer.threads > processors
+    return BuildPool(settings, count, rests=rests)
 
 
 def _measurer(
@@ -175,6 +187,22 @@ def _checked_budget(trials: int | None, minutes: float | None) -> float | None:
     if not 0 < minutes <= 100_000:
         raise SpecError(f"minutes {minutes:g}: give more than 0")
     return minutes * 60
+
+
+def _checked_builders(builders: int | str | None) -> int | str | None:
+    """Return a number of processes, or a scheduler's address."""
+    if isinstance(builders, str) and builders.startswith(("tcp://", "tls://")):
+        return builders
+    try:
+        count = None if builders is None else int(builders)
+    except ValueError:
+        raise UsageError(
+            f"builders {builders}: give a number of processes, or a Dask scheduler as "
+            "tcp://HOST:PORT"
+        ) from None
+    if count is not None and count < 1:
+        raise SpecError(f"builders {count}: give 1 or more")
+    return count
 
 
 def _check_is_host(spec: TargetSpec) -> None:

@@ -92,13 +92,21 @@ def compile_model(
         )
 
 
-def onnx_file(model: str | Path, path: Path, *, progress: Progress | None = None) -> Path:
-    """Return the ONNX file of a model: its own, or one with random weights made at `path`.
+def onnx_file(
+    model: str | Path,
+    path: Path,
+    *,
+    weights: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Return the ONNX file of a model: its own, or one made at `path`.
+
+    Without `weights` the one that is made has random ones.
 
     Raises:
         UsageError: the model is not known, or its file of no use.
     """
-    name, weights, is_file = _resolve_model(model, None)
+    name, weights, is_file = _resolve_model(model, weights)
     if is_file:
         return Path(model)
 
@@ -193,4 +201,6 @@ def _description(
         source=SourceRecord.of(onnx_path),
         layers=scheduled.layers,
         schedule=ScheduleSummary.of(scheduled.layers),
+        dtype=scheduled.dtype,
+        float_islands=scheduled.float_islands,
     )

@@ -15,6 +15,7 @@
 #include "ffi.h"
 #include "kernels.h"
 #include "layers.h"
+#include "opencl.h"
 #include "threads.h"
 
 enum { RUNS_MAX = 1000000, TIMES_MAX = 4 << 20, ALIGNMENT = 64 };
@@ -48,6 +49,15 @@ static int configure_threads(void* self, const TVMFFIAny* args, int32_t count, T
   if (!failed) failed = ffi_return_text(&json, result);
   text_free(&json);
   return failed;
+}
+
+static int use_opencl(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
+  (void)self;
+  (void)result;
+  int64_t index;
+  if (!ffi_arg_count("use_opencl", count, 1)) return -1;
+  if (!ffi_arg_int(&args[0], "index", 0, 255, &index)) return -1;
+  return opencl_use(index);
 }
 
 static int64_t status_bytes(const char* content, const char* name) {
@@ -113,6 +123,7 @@ static int time_runs(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny
     TVMFFIAny nothing = FFI_NONE;
     int64_t begin = clock_ns();
     failed = TVMFFIFunctionCall(invoke.v_obj, &name, 1, &nothing);
+    if (!failed) failed = opencl_wait();
     times[i] = clock_ns() - begin;
   }
   ffi_release(&invoke);
@@ -129,12 +140,7 @@ static int time_layer(void* context, int layer, TVMFFIObjectHandle kernel, TVMFF
                       int32_t count) {
   (void)layer;
   Times* times = context;
-  TVMFFIAny nothing = FFI_NONE;
-  int64_t begin = clock_ns();
-  int failed = TVMFFIFunctionCall(kernel, args, count, &nothing);
-  *times->next++ = clock_ns() - begin;
-  ffi_release(&nothing);
-  return failed;
+  return opencl_time_call(kernel, args, count, times->next++);
 }
 
 static int take_symbols(const TVMFFIAny* arg, char** symbols) {
@@ -207,14 +213,19 @@ static int copy_tensor(const DLTensor* from, TVMFFIObjectHandle* out) {
     return ffi_fail("MemoryError", "board: no memory for a copy of %zu bytes", size);
   }
   memcpy(shape, from->shape, (size_t)from->ndim * sizeof *shape);
-  memcpy(data, (const char*)from->data + from->byte_offset, size);
+  int failed = 0;
+  if (from->device.device_type == kDLCPU) {
+    memcpy(data, (const char*)from->data + from->byte_offset, size);
+  } else {
+    failed = opencl_fetch(from, data, size);
+  }
   copy->dl_tensor = (DLTensor){.data = data,
                                .device = {kDLCPU, 0},
                                .ndim = from->ndim,
                                .dtype = from->dtype,
                                .shape = shape};
   copy->deleter = delete_copy;
-  if (TVMFFITensorFromDLPack(copy, ALIGNMENT, 1, out) == 0) return 0;
+  if (!failed && TVMFFITensorFromDLPack(copy, ALIGNMENT, 1, out) == 0) return 0;
   delete_copy(copy);
   return -1;
 }
@@ -231,8 +242,8 @@ static int capture_layer(void* context, int layer, TVMFFIObjectHandle kernel, TV
   } else if (count && args[count - 1].type_index == kTVMFFIDLTensorPtr) {
     written = args[count - 1].v_ptr;
   }
-  if (written == NULL || written->device.device_type != kDLCPU) {
-    return ffi_fail("ValueError", "board: kernel call %d does not write a tensor of the CPU", layer);
+  if (written == NULL) {
+    return ffi_fail("ValueError", "board: kernel call %d does not write a tensor", layer);
   }
   if (copy_tensor(written, &g_captured.tensors[layer]) != 0) return -1;
   g_captured.count = layer + 1;
@@ -358,6 +369,7 @@ static int count_instructions(void* self, const TVMFFIAny* args, int32_t count,
 bool board_functions_register(void) {
   return ffi_register("tvm_mobilenet.board.facts", facts) &&
          ffi_register("tvm_mobilenet.board.configure_threads", configure_threads) &&
+         ffi_register("tvm_mobilenet.board.use_opencl", use_opencl) &&
          ffi_register("tvm_mobilenet.board.memory", memory) &&
          ffi_register("tvm_mobilenet.board.time_runs", time_runs) &&
          ffi_register("tvm_mobilenet.board.time_layers", time_layers) &&

@@ -30,9 +30,7 @@ std::string QuotedOrNull(const std::string& text) { return text.empty() ? "null"
 class JsonObject {
  public:
   JsonObject& Text(const char* name, const std::string& value) { return Raw(name, Quoted(value)); }
-  JsonObject& Number(const char* name, uint64_t value) {
-    return Raw(name, std::to_string(value));
-  }
+  JsonObject& Number(const char* name, uint64_t value) { return Raw(name, std::to_string(value)); }
   JsonObject& Flag(const char* name, bool value) { return Raw(name, value ? "true" : "false"); }
   JsonObject& Raw(const char* name, const std::string& value) {
     text_ += (text_.empty() ? "" : ", ") + Quoted(name) + ": " + value;

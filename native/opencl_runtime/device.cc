@@ -24,7 +24,7 @@ template <typename T>
 T InfoOr(cl_device_id device, cl_device_info name, T otherwise) {
   T value{};
   return cl.clGetDeviceInfo(device, name, sizeof value, &value, nullptr) == CL_SUCCESS ? value
-                                                                                        : otherwise;
+                                                                                       : otherwise;
 }
 
 std::string Text(std::string raw) {
@@ -119,8 +119,7 @@ cl_context Device::context() {
     const cl_context_properties properties[] = {
         CL_CONTEXT_PLATFORM, reinterpret_cast<cl_context_properties>(platform_), 0};
     cl_int status = CL_SUCCESS;
-    context_ =
-        ContextHandle(cl.clCreateContext(properties, 1, &id_, nullptr, nullptr, &status));
+    context_ = ContextHandle(cl.clCreateContext(properties, 1, &id_, nullptr, nullptr, &status));
     if (status != CL_SUCCESS) {
       OPENCL_RUNTIME_FAIL << "device " << properties_.name
                           << " gives no context: " << StatusName(status);
@@ -187,20 +186,20 @@ DeviceList::DeviceList() {
     tried += (tried.empty() ? "" : ", ") + candidate;
   }
   if (!reason_.empty()) return;
-  reason_ = named.empty() ? "no OpenCL library was found (tried " + tried +
-                                "); install the device's driver, or name its library with " +
-                                kLibraryVariable
-                          : std::string(kLibraryVariable) + " names " + named +
-                                ", which is no OpenCL library that can be opened";
+  reason_ = named.empty()
+                ? "no OpenCL library was found (tried " + tried +
+                      "); install the device's driver, or name its library with " + kLibraryVariable
+                : std::string(kLibraryVariable) + " names " + named +
+                      ", which is no OpenCL library that can be opened";
 }
 
 void DeviceList::Enumerate(std::string* problem) {
   cl_uint count = 0;
   cl_int status = cl.clGetPlatformIDs(0, nullptr, &count);
   if (status != CL_SUCCESS || count == 0) {
-    *problem = "it knows no platform (" + (count == 0 && status == CL_SUCCESS
-                                               ? std::string("none is installed")
-                                               : StatusName(status)) +
+    *problem = "it knows no platform (" +
+               (count == 0 && status == CL_SUCCESS ? std::string("none is installed")
+                                                   : StatusName(status)) +
                "); install the device's OpenCL driver";
     return;
   }

@@ -251,9 +251,8 @@ void OpenCLDeviceAPI::FreeWorkspace(DLDevice device, void* data) {
 void OpenCLDeviceAPI::StreamSync(DLDevice device, TVMStreamHandle) { DeviceOf(device).Finish(); }
 
 void OpenCLDeviceAPI::CopyDataFromTo(const void* from, std::size_t from_offset, void* to,
-                                     std::size_t to_offset, std::size_t bytes,
-                                     DLDevice device_from, DLDevice device_to, DLDataType,
-                                     TVMStreamHandle) {
+                                     std::size_t to_offset, std::size_t bytes, DLDevice device_from,
+                                     DLDevice device_to, DLDataType, TVMStreamHandle) {
   if (bytes == 0) return;
   if (device_from.device_type == kDLOpenCL && device_to.device_type == kDLOpenCL) {
     CopyOnDevice(Checked(from, from_offset, bytes), from_offset, Checked(to, to_offset, bytes),
@@ -264,8 +263,8 @@ void OpenCLDeviceAPI::CopyDataFromTo(const void* from, std::size_t from_offset, 
          static_cast<char*>(to) + to_offset, bytes);
   } else if (device_from.device_type == kDLCPU && device_to.device_type == kDLOpenCL) {
     const Buffer& buffer = Checked(to, to_offset, bytes);
-    Write(DeviceList::Get().At(buffer.device), static_cast<const char*>(from) + from_offset,
-          buffer, to_offset, bytes);
+    Write(DeviceList::Get().At(buffer.device), static_cast<const char*>(from) + from_offset, buffer,
+          to_offset, bytes);
   } else {
     OPENCL_RUNTIME_FAIL << "copies go between OpenCL devices and the host, not to device kind "
                         << static_cast<int>(device_to.device_type);

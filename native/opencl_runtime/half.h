@@ -9,9 +9,7 @@
 namespace tvm_mobilenet::opencl {
 
 // The nearest half; too large becomes infinite.
-inline uint16_t HalfBits(double value) {
-  return cl_half_from_double(value, CL_HALF_RTE);
-}
+inline uint16_t HalfBits(double value) { return cl_half_from_double(value, CL_HALF_RTE); }
 
 }  // namespace tvm_mobilenet::opencl
 

@@ -83,8 +83,8 @@ int Axis(const std::string& kernel, const std::string& tag) {
 }
 
 std::string TypeName(DLDataType type) {
-  static constexpr const char* kCodes[] = {"int", "uint", "float", "handle", "bfloat", "complex",
-                                           "bool"};
+  static constexpr const char* kCodes[] = {"int",    "uint",    "float", "handle",
+                                           "bfloat", "complex", "bool"};
   const std::string code = type.code < std::size(kCodes) ? kCodes[type.code] : "type code";
   const std::string lanes = type.lanes > 1 ? "x" + std::to_string(type.lanes) : "";
   return code + std::to_string(type.bits) + lanes;
@@ -138,8 +138,7 @@ void SetFloat(cl_kernel kernel, cl_uint index, int bits, double value) {
 }
 
 std::string Shape(const std::array<std::size_t, 3>& sizes) {
-  return std::to_string(sizes[0]) + "x" + std::to_string(sizes[1]) + "x" +
-         std::to_string(sizes[2]);
+  return std::to_string(sizes[0]) + "x" + std::to_string(sizes[1]) + "x" + std::to_string(sizes[2]);
 }
 
 }  // namespace
@@ -223,8 +222,7 @@ ProgramHandle Kernel::BuildFromSource(Device& device, const std::string& options
   const std::size_t size = source_.size();
   const cl_device_id id = device.id();
   cl_int status = CL_SUCCESS;
-  ProgramHandle program(
-      cl.clCreateProgramWithSource(device.context(), 1, &text, &size, &status));
+  ProgramHandle program(cl.clCreateProgramWithSource(device.context(), 1, &text, &size, &status));
   if (status == CL_SUCCESS) {
     status = cl.clBuildProgram(program.get(), 1, &id, options.c_str(), nullptr, nullptr);
   }
@@ -283,8 +281,7 @@ void Kernel::CheckSizes(const Sizes& sizes, const Built& built,
   if (total > built.max_group_size) {
     OPENCL_RUNTIME_FAIL << "kernel " << name_ << " needs work-groups of " << Shape(sizes.items)
                         << " = " << total << " items, device " << device.name << " takes "
-                        << built.max_group_size
-                        << " for it; compile for a target with that limit";
+                        << built.max_group_size << " for it; compile for a target with that limit";
   }
   for (std::size_t axis = 0; axis < 3; ++axis) {
     if (sizes.items[axis] > device.max_item_sizes[axis]) {

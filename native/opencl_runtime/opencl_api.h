@@ -72,13 +72,13 @@ std::string StatusName(cl_int status);
 #define OPENCL_RUNTIME_FAIL TVM_FFI_THROW(RuntimeError) << "OpenCL: "
 
 // Calls an OpenCL function that returns a status; fails if that is not success.
-#define CL_CALL(function, ...)                                                          \
-  do {                                                                                  \
-    const cl_int cl_call_status = ::tvm_mobilenet::opencl::cl.function(__VA_ARGS__);    \
-    if (cl_call_status != CL_SUCCESS) {                                                 \
-      OPENCL_RUNTIME_FAIL << #function << " failed with "                               \
-                          << ::tvm_mobilenet::opencl::StatusName(cl_call_status);       \
-    }                                                                                   \
+#define CL_CALL(function, ...)                                                       \
+  do {                                                                               \
+    const cl_int cl_call_status = ::tvm_mobilenet::opencl::cl.function(__VA_ARGS__); \
+    if (cl_call_status != CL_SUCCESS) {                                              \
+      OPENCL_RUNTIME_FAIL << #function << " failed with "                            \
+                          << ::tvm_mobilenet::opencl::StatusName(cl_call_status);    \
+    }                                                                                \
   } while (false)
 
 }  // namespace tvm_mobilenet::opencl

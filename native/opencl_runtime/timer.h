@@ -6,8 +6,8 @@
 
 namespace tvm_mobilenet::opencl {
 
-// Makes a timer as TVM's `Timer::Start` asks for it. It tells the time that the device computed; see
-// recording.h.
+// Makes a timer as TVM's `Timer::Start` asks for it. It tells the time that the device computed;
+// see recording.h.
 tvm::runtime::Timer MakeTimer(DLDevice device);
 
 }  // namespace tvm_mobilenet::opencl

@@ -44,6 +44,7 @@ def test_a_healthy_chain(tracked):
         "versions",
         "upload",
         "kernel",
+        "OpenCL",
         "clock",
     ]
     assert set(states(found).values()) <= {"ok", "note"}

@@ -6,7 +6,9 @@ kernel is linked statically with a small runner, so that nothing but the emulato
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,19 @@ from tests.schedule.emulated import needs_emulator, run_emulated
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
-from tvm_mobilenet.schedule.separable import plan_separable, write_separable
+from tvm_mobilenet.schedule.separable import ApartPlan, plan_separable, write_separable
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
     Epilogue,
+    GatedWorkload,
     MatmulWorkload,
     SeparableWorkload,
+    TunableWorkload,
 )
 from tvm_mobilenet.targets import load_target
+from tvm_mobilenet.tuning.kernels import calls, kernel_module
+from tvm_mobilenet.tuning.reference import largest_error, make_operands, reference
+from tvm_mobilenet.tuning.space import Space
 
 pytestmark = needs_emulator
 
@@ -121,6 +128,33 @@ def test_matmul(
     assert_close(found, np.clip(x @ w + bias, 0, 6))
 
 
+@pytest.mark.parametrize(
+    ("rows", "vectors", "step"),
+    # Rows in pairs of steps and in fours, one chunk of weights and two, stores in two parts, and
+    # what is left of rows, of the groups of a tile and of the steps of a loop.
+    [(8, 3, 16), (4, 6, 32), (12, 2, 8), (20, 1, 12), (6, 2, 32), (7, 3, 4), (1, 5, 32)],
+)
+def test_tiles_in_assembly(
+    run: Run, rng: np.random.Generator, rows: int, vectors: int, step: int
+) -> None:
+    epilogue = Epilogue(bias=True, residual=True, activation="hard-swish", low=-0.3, high=5.0)
+    workload = MatmulWorkload(rows=29, depth=44, columns=4 * vectors * 2 + 8, epilogue=epilogue)
+    plan = replace(
+        plan_matmul(workload, load_target("rpi4").cpu),
+        row_tile=rows,
+        column_vectors=vectors,
+        depth_step=step,
+        outer="rows" if rows == 8 else "columns",
+    )
+    assert plan.in_assembly
+    x, w, bias = (normal(rng, *s) for s in ((29, 44), (44, workload.columns), (workload.columns,)))
+    residual = normal(rng, 29, workload.columns)
+    inputs = [x, pack_matmul(w, plan), bias, residual]
+    total = x @ w + bias + residual
+    expected = np.clip(total * np.clip(total / 6 + 0.5, 0, 1), -0.3, 5.0)
+    assert_close(run(write_matmul(workload, plan), inputs, expected.shape), expected)
+
+
 def test_matmul_cut_among_threads_with_a_residual(run: Run, rng: np.random.Generator) -> None:
     epilogue = Epilogue(bias=True, residual=True, low=0.0)
     workload = MatmulWorkload(rows=196, depth=96, columns=104, epilogue=epilogue)
@@ -209,3 +243,54 @@ def test_separable(run: Run, rng: np.random.Generator, size: int, stride: int, b
     ]
     found = run(write_separable(workload, plan, y_shape=shape), inputs, shape)
     assert_close(found, np.clip(between @ matrix + bias2, 0, 6))
+
+
+def pair(size: int, channels: int, columns: int, batch: int = 1) -> SeparableWorkload:
+    first = depthwise(size, size, channels, 1, batch)
+    pixels = batch * first.out_height * first.out_width
+    second = MatmulWorkload(rows=pixels, depth=channels, columns=columns, epilogue=RELU6)
+    return SeparableWorkload(depthwise=first, pointwise=second)
+
+
+SPACES: dict[str, TunableWorkload] = {
+    "matmul": MatmulWorkload(rows=29, depth=36, columns=44, epilogue=RELU6),
+    "odd": MatmulWorkload(rows=29, depth=24, columns=37, epilogue=RELU6),
+    "depthwise": depthwise(13, 11, 24, 2, 2),
+    "stem": ConvWorkload(
+        batch=2,
+        height=17,
+        width=21,
+        in_channels=3,
+        out_channels=24,
+        kernel=(3, 3),
+        stride=(2, 2),
+        padding=(0, 0, 1, 1),
+        input_layout="NCHW",
+        epilogue=RELU6,
+    ),
+    "groups": pair(12, 16, 24, 2),
+    "no groups": pair(7, 16, 24, 2),
+    "gated": GatedWorkload(
+        batch=2, pointwise=MatmulWorkload(rows=26, depth=24, columns=20, epilogue=RELU6)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 6))]
+)
+@pytest.mark.parametrize("name", SPACES)
+def test_plans_that_a_search_may_try(run: Run, name: str, seed: int) -> None:
+    """Two steps from the computed plan, at random."""
+    workload, rng = SPACES[name], random.Random(f"{name} {seed}")
+    space = Space(workload, load_target("rpi4").cpu)
+    plan: Any = rng.choice([p for p in space.seeds() if not isinstance(p, ApartPlan)])
+    for _ in range(2):
+        plan = rng.choice(space.neighbours(plan))
+    assert plan != space.start
+    operands = make_operands(workload)
+    (call,) = calls(workload, plan, operands)
+    function = kernel_module(workload, plan)[call.symbol].with_attr("global_symbol", "main")
+    inputs = [array for array in call.inputs if array is not None]
+    found = run(function, inputs, call.shape)
+    largest_error(found, reference(workload, operands))

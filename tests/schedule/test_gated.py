@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.schedule.test_kernels import CPUS, assert_close, depthwise, nhwc, normal, run
+from tests.schedule.test_kernels import (
+    CPUS,
+    assert_close,
+    depthwise,
+    nhwc,
+    normal,
+    run,
+    runnable_here,
+)
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
 from tvm_mobilenet.schedule.gated import plan_gated, write_gated
@@ -18,7 +26,7 @@ SWISH = Epilogue(bias=True, activation="hard-swish")
 
 @pytest.fixture(params=CPUS)
 def cpu(request: pytest.FixtureRequest) -> Cpu:
-    return load_target(request.param).cpu
+    return runnable_here(load_target(request.param).cpu)
 
 
 @pytest.fixture

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import base64
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,3 +81,31 @@ def make_record(
         "conditions": Conditions.model_validate(how | (conditions or {})),
     }
     return TrialRecord(**(values | changes))
+
+
+def c_library(folder: Path, body: str) -> str:
+    """Return a library, in base 64, whose kernel does what `body` says in C."""
+    source, library = folder / "kernel.c", folder / "kernel.so"
+    source.write_text(
+        "#include <stdint.h>\n"
+        "int __tvm_ffi_first(void *self, const void *args, int32_t count, void *result) {"
+        + body
+        + "}\n"
+    )
+    command = ["cc", "-O0", "-shared", "-fPIC", "-o", str(library), str(source)]
+    subprocess.run(command, check=True)
+    return base64.b64encode(library.read_bytes()).decode()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 kB, or a skip where this process may not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs permission to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

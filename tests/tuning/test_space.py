@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.schedule.test_kernels import runnable_here
 from tests.tuning.conftest import DEPTHWISE, MATMUL, RELU6
 from tvm_mobilenet._tvm import tvm
 from tvm_mobilenet.schedule.emit import lowering
@@ -16,6 +17,7 @@ from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
     Epilogue,
+    GatedWorkload,
     MatmulWorkload,
     PoolWorkload,
     SeparableWorkload,
@@ -69,6 +71,9 @@ WORKLOADS: dict[str, Any] = {
     ),
     "stem": STEM,
     "pool": PoolWorkload(batch=1, pixels=13, channels=20),
+    "gated": GatedWorkload(
+        batch=2, pointwise=MatmulWorkload(rows=50, depth=20, columns=24, epilogue=RELU6)
+    ),
 }
 LARGE = ("batch", "five", "wide")
 COMPUTED = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in WORKLOADS]
@@ -107,7 +112,7 @@ def test_plans_of_the_space_compute_the_workload(name: str, host: TargetSpec):
 @pytest.mark.parametrize("name", COMPUTED)
 def test_so_do_plans_that_multiply_by_lane(name: str, host: TargetSpec):
     """Written for another processor, they are no faster here, but what they compute is the same."""
-    workload, cpu = WORKLOADS[name], load_target("rpi4").cpu
+    workload, cpu = WORKLOADS[name], runnable_here(load_target("rpi4").cpu)
     space = Space(workload, cpu)
     others = space.neighbours(space.start)
     for plan in (space.start, *space.seeds()[1:2], *others[-1:]):
@@ -115,28 +120,68 @@ def test_so_do_plans_that_multiply_by_lane(name: str, host: TargetSpec):
         assert largest_error(found, expected) >= 0, plan
 
 
-def test_a_tile_bound_up_with_packing_stays_as_computed():
+def test_tiles_of_an_arm_processor_are_searched():
     cpu = load_target("rpi4").cpu
-    for name in ("matmul", "depthwise", "wide", "stem"):
-        workload = WORKLOADS[name]
-        space = Space(workload, cpu)
-        start: Any = space.start
-        free = {"is_parallel", "outer", "channel_block"}
-        for neighbour in space.neighbours(start):
-            changed = {
-                key
-                for key, value in plan_to_json(neighbour).items()
-                if value != plan_to_json(start)[key]
-            }
-            assert changed <= free, name
-        if isinstance(start, SeparablePlan):
-            assert "must be as computed" in (
-                plan_fault(workload, replace(start, row_block=start.row_block + 1), cpu) or ""
-            )
-            start, workload = start.pointwise, workload.pointwise
-        tile = "column_tile" if hasattr(start, "column_tile") else "row_tile"
-        wrong = replace(start, **{tile: getattr(start, tile) - 1})
-        assert "must be as computed" in (plan_fault(workload, wrong, cpu) or ""), name
+    free = {
+        "matmul": {"row_tile", "column_vectors", "depth_step", "outer", "is_parallel"},
+        "depthwise": {"row_tile", "column_tile", "row_block", "channel_block", "is_parallel"},
+        "stem": {"column_tile", "channel_vectors", "is_parallel"},
+        "wide": {"row_block", "depthwise", "pointwise", "is_parallel"},
+    }
+    for name, fields in free.items():
+        space = Space(WORKLOADS[name], cpu)
+        start = plan_to_json(space.start)
+        changed = {
+            key
+            for neighbour in space.neighbours(space.start)
+            for key, value in plan_to_json(neighbour).items()
+            if value != start[key]
+        }
+        assert changed >= fields, name
+        assert changed <= fields | {"in_assembly"}, name
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("matmul", {"row_tile": 24, "column_vectors": 2}, "leaves no registers"),
+        ("matmul", {"row_tile": 53}, "row_tile 53 is not in 1 to 52"),
+        ("matmul", {"depth_step": 6}, "depth_step 6"),
+        ("matmul", {"in_assembly": False, "depth_step": 12}, "does not divide 16 steps"),
+        ("matmul", {"in_assembly": False, "row_tile": 8, "column_vectors": 4}, "registers"),
+        ("odd", {"packs_rows": True}, "packs_rows is True"),
+        ("depthwise", {"row_tile": 6, "row_block": 6, "column_tile": 7}, "exceeds 20 registers"),
+        ("depthwise", {"row_block": 2}, "is not the tile's"),
+        ("five", {"row_tile": 2, "row_block": 2}, "leave room for one row"),
+        ("stem", {"column_tile": 1}, "less than 4 columns"),
+        ("stem", {"column_tile": 9, "channel_vectors": 3}, "the tile needs"),
+        ("wide", {"scratch_stride": 68}, "packed rows are not spread apart"),
+    ],
+)
+def test_plans_that_do_not_fit_an_arm_processor_are_refused(
+    name: str, change: dict[str, Any], says: str
+):
+    cpu, workload = load_target("rpi4").cpu, WORKLOADS[name]
+    plan: Any = replace(Space(workload, cpu).start, **change)
+    assert says in (plan_fault(workload, plan, cpu) or "")
+
+
+def test_a_fused_pair_packs_whole_groups():
+    """Four pixels are stored at once: neither a depthwise tile nor a packed one may cut them."""
+    cpu, workload = load_target("rpi4").cpu, WORKLOADS["wide"]
+    space = Space(workload, cpu)
+    found: list[Any] = [*space.seeds(), *space.neighbours(space.start)]
+    plans = [plan for plan in found if isinstance(plan, SeparablePlan)]
+    assert len(plans) > 20
+    assert {p.pointwise.row_tile % 4 for p in plans} == {0}
+    assert {p.depthwise.column_tile % 4 for p in plans} == {0}
+    plan: Any = plans[0]
+    for changed, says in (
+        (replace(plan, pointwise=replace(plan.pointwise, row_tile=7)), "no multiple of 4"),
+        (replace(plan, depthwise=replace(plan.depthwise, column_tile=5)), "no multiple of 4"),
+        (replace(plan, row_block=29), "row_block 29"),
+    ):
+        assert says in (plan_fault(workload, changed, cpu) or "")
 
 
 def test_channels_that_no_task_would_compute_are_refused():
@@ -184,6 +229,7 @@ def test_one_thread_does_not_judge_how_work_is_cut(host: TargetSpec):
         ({"column_vectors": 0}, "column_vectors 0"),
         ({"row_tile": 40, "column_vectors": 4}, "registers"),
         ({"lanes": 3}, "lanes is 3"),
+        ({"depth_step": 3}, "depth_step 3"),
         ({"by_lane": True}, "by_lane is True"),
     ],
 )
@@ -203,6 +249,8 @@ def test_a_plan_that_does_not_fit_is_refused(change: dict[str, Any], says: str):
         (PAIR, {"scratch_stride": 15}, "scratch_stride 15"),
         (STEM, {"column_tile": 10}, "column_tile 10"),
         (WORKLOADS["pool"], {"chains": 14}, "chains 14"),
+        (WORKLOADS["gated"], {"row_block": 26}, "row_block 26"),
+        (WORKLOADS["gated"], {"scratch_stride": 19}, "scratch_stride 19"),
     ],
 )
 def test_so_is_one_of_any_family(workload: Any, change: dict[str, Any], says: str):
@@ -253,4 +301,4 @@ def test_every_plan_has_as_many_features(name: str, host: TargetSpec):
     lengths = {
         len(features(workload, plan, host.cpu)) for plan in Space(workload, host.cpu).seeds()
     }
-    assert lengths == {29}
+    assert lengths == {32}

@@ -6,9 +6,7 @@ import logging
 import multiprocessing
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -198,20 +196,6 @@ def test_kill_9_at_random_moments_loses_no_finished_round(store: Store):
         assert len(found.problems) <= 1
         there = {r.note for r in found.trials}
         assert {f"{number}.{n}" for number in finished for n in range(5)} <= there
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 kB, or a skip where this process may not mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(disk)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs permission to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk_is_an_error_and_leaves_the_log_whole(small_disk: Path, host: TargetSpec):

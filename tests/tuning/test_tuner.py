@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
 import signal
@@ -20,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.tuning.conftest import DEPTHWISE, MATMUL
+from tests.tuning.conftest import DEPTHWISE, MATMUL, c_library
 from tvm_mobilenet.errors import OutputError, SpecError, TuningError, UsageError
 from tvm_mobilenet.protocols import NoProgress
 from tvm_mobilenet.targets import TargetSpec, load_target
@@ -353,6 +352,22 @@ def test_what_cannot_be_recorded_ends_the_search(tmp_path: Path):
         tuner(Store(tmp_path / "logs"), measurer, 10).run()
 
 
+def test_a_search_on_a_full_disk_keeps_what_it_wrote_and_goes_on_later(
+    small_disk: Path, store: Store
+):
+    full = Store(small_disk)
+    with pytest.raises(OutputError, match="the disk is full"):
+        tuner(full, FakeMeasurer(tall_is_fast), 200).run()
+    found = full.read("host")
+    assert not found.problems
+    assert found.sessions
+    shutil.copytree(small_disk, store.folder)
+    spent = sum(session.trials for session in found.sessions)
+    report = tuner(store, FakeMeasurer(tall_is_fast), spent + 5).run()
+    assert report.spent_before["trials"] == spent
+    assert report.trials == 5
+
+
 def test_two_searches_share_one_store(store: Store):
     first = tuner(store, FakeMeasurer(tall_is_fast), 31, tasks=TASKS[1:])
     second = tuner(store, FakeMeasurer(tall_is_fast), 40)
@@ -418,19 +433,6 @@ def test_a_wrong_result_is_rejected(measurer: LocalMeasurer, built: Entrant):
     with pytest.raises(CandidateError, match="wrong result"):
         measurer.contest([built, built, wrong], rounds=3, threads=1, seed=1)
     assert measurer.measure(built, None).error < 1e-4
-
-
-def c_library(folder: Path, body: str) -> str:
-    source, library = folder / "kernel.c", folder / "kernel.so"
-    source.write_text(
-        "#include <stdint.h>\n"
-        "int __tvm_ffi_first(void *self, const void *args, int32_t count, void *result) {"
-        + body
-        + "}\n"
-    )
-    command = ["cc", "-O0", "-shared", "-fPIC", "-o", str(library), str(source)]
-    subprocess.run(command, check=True)
-    return base64.b64encode(library.read_bytes()).decode()
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

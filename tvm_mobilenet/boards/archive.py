@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tvm_mobilenet.errors import ArtifactError
 from tvm_mobilenet.files import output_error, sha256_of, write_tar_gz
 from tvm_mobilenet.native_build import build_native, forget_old_builds
+from tvm_mobilenet.opencl.building import opencl_runtime
 from tvm_mobilenet.runtime_libs import RuntimeLibs, cache_folder, runtime_libs
 from tvm_mobilenet.targets import shipped_folder
 from tvm_mobilenet.toolchain import COMPILER_VARIABLE
@@ -133,6 +134,9 @@ def _entries(target: TargetSpec, libs: RuntimeLibs) -> Iterator[tuple[str, bytes
         yield f"lib/{library.name}", library.read_bytes(), _FILE
     # What a session loads from here it could also do without.
     yield f"sidelibs/{libs.tvm_runtime_extra.name}", libs.tvm_runtime_extra.read_bytes(), _FILE
+    if target.device_kind == "opencl":
+        opencl = opencl_runtime(None if target.is_host else target)
+        yield f"sidelibs/{opencl.name}", opencl.read_bytes(), _FILE
     for notice in libs.notices:
         yield f"licenses/TVM-{notice.name}", notice.read_bytes(), _FILE
 

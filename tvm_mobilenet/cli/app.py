@@ -19,10 +19,12 @@ from tvm_mobilenet.cli import (
     classify,
     devices,
     doctor,
+    explore,
     export,
     logs,
     measure,
     models,
+    quantize,
     report,
     run,
     serve,
@@ -84,6 +86,9 @@ app.command(epilog=_example("train mobilenet_v1_0.25_32 --data digits -o digits.
 app.command(
     epilog=_example("export mobilenet_v1_0.25_32 --weights digits.safetensors -o digits.onnx")
 )(export.export)
+app.command(epilog=_example("quantize mobilenet_v1_0.5_160 --calibration random -o half.onnx"))(
+    quantize.quantize
+)
 app.command("compile", epilog=_example("compile mobilenet_v1_0.5_160 --target rpi4 -o rpi4/"))(
     compile_command.compile_
 )
@@ -93,6 +98,7 @@ app.command(epilog=_example("measure host/ --threads 1 --profile"))(measure.meas
 app.command(epilog=_example("classify host/ cat.jpg dog.png"))(classify.classify)
 app.command(epilog=_example("bundle rpi4/ -o product.tar.gz"))(bundle.bundle)
 app.command(epilog=_example("run mobilenet_v1_0.5_160 -o out/half"))(run.run)
+app.command(epilog=_example("explore --budget-ms 5 --families v2,v3 --threads 1"))(explore.explore)
 app.command(epilog=_example("report measure.json verify.json host/ -o report.html"))(report.report)
 
 app.command(epilog=_example("tracker --port 9190"))(tracker.tracker)

@@ -79,6 +79,13 @@ def summary(artifact: Artifact) -> list[str]:
         f"target    {manifest.target.name}",
         f"kernels   {len(manifest.layers)}: {origins}",
     ]
+    if manifest.dtype == "int8":
+        lines.insert(3, "dtype     int8")
+        lines += [
+            f"float32   {island.tensor}: {', '.join(dict.fromkeys(island.operators))} "
+            f"({island.reason})"
+            for island in manifest.float_islands
+        ]
     if manifest.schedule.tuned and manifest.schedule.computed:
         names = {layer.kernel: None for layer in manifest.layers if layer.origin == "computed"}
         lines.append(f"untuned   {', '.join(names)}")

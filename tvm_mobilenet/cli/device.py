@@ -34,6 +34,13 @@ class DeviceOptions:
     auth_key_file: Path | None
     timeout_s: float | None
 
+    @classmethod
+    def none(cls) -> DeviceOptions:
+        """Return what stands for this machine."""
+        return cls(
+            tracker=None, key=None, device=None, emulated=False, auth_key_file=None, timeout_s=None
+        )
+
     def check(self) -> None:
         """Refuse what does not go together.
 

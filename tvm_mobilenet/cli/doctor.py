@@ -23,8 +23,8 @@ def doctor(
 ) -> None:
     """Find the broken link between this machine and a board, and say how to mend it.
 
-    Tracker, key, a free board, session, agent, versions, upload, a kernel's result, clock. Ends
-    with exit code 4 where one is broken.
+    Tracker, key, a free board, session, agent, versions, upload, a kernel's result, OpenCL, clock.
+    Ends with exit code 4 where one is broken.
     """
     from tvm_mobilenet.rpc.doctor import diagnose
 

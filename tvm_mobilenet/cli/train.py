@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from tvm_mobilenet.cli.console import print_line, print_note, show_progress
-from tvm_mobilenet.cli.options import Model
+from tvm_mobilenet.cli.options import Model, Weights
+from tvm_mobilenet.errors import UsageError
 
 
 def train(
@@ -24,8 +25,17 @@ def train(
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="FILE.safetensors", show_default=False),
+        typer.Option("-o", "--output", metavar="FILE.safetensors|FILE.onnx", show_default=False),
     ],
+    weights: Weights = None,
+    qat: Annotated[
+        bool,
+        typer.Option(
+            "--qat",
+            help="Quantize the trained --weights and fine-tune them with the rounding of int8; "
+            "writes a quantized ONNX file.",
+        ),
+    ] = False,
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", help="By default what the data needs.")
     ] = None,
@@ -39,6 +49,11 @@ def train(
     from tvm_mobilenet.train import checkpoint_path
     from tvm_mobilenet.train import train as train_model
 
+    if qat:
+        _train_quantized(model, data, output, weights, epochs, seed)
+        return
+    if weights is not None:
+        raise UsageError(f"weights {weights}: only training with --qat begins with weights")
     try:
         with show_progress() as progress:
             result = train_model(
@@ -56,4 +71,26 @@ def train(
     print_line(
         f"trained   on {result.train_images} pictures of {len(result.class_names)} classes, "
         f"seed {result.seed}, {result.seconds:.0f} s"
+    )
+
+
+def _train_quantized(
+    model: str, data: str, output: Path, weights: Path | None, epochs: int | None, seed: int
+) -> None:
+    from tvm_mobilenet.qat import DEFAULT_EPOCHS, train_quantized
+
+    with show_progress() as progress:
+        result = train_quantized(
+            model,
+            data,
+            out=output,
+            weights=weights,
+            epochs=DEFAULT_EPOCHS if epochs is None else epochs,
+            seed=seed,
+            progress=progress,
+        )
+    print_line(f"onnx      {result.onnx}")
+    print_line(
+        f"accuracy  {100 * result.held_out_accuracy:.2f} % after epoch {result.best_epoch} of "
+        f"{result.epochs}, {100 * result.calibrated_accuracy:.2f} % before the first"
     )

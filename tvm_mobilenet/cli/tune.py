@@ -72,6 +72,15 @@ def tune(
     auth_key_file: AuthKeyFile = None,
     timeout_s: TimeoutS = None,
     cpus: Cpus = None,
+    builders: Annotated[
+        str | None,
+        typer.Option(
+            "--builders",
+            metavar="N|tcp://HOST:PORT",
+            help="Processes that build, by default one on each processor; or a Dask scheduler.",
+            show_default=False,
+        ),
+    ] = None,
     logs: Logs = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be tuned, and measure nothing.")
@@ -112,6 +121,7 @@ def tune(
                     cost="latency" if cost == "latency" else "instructions",
                     device=where,
                     cpus=processors,
+                    builders=builders,
                     logs=logs,
                     dry_run=dry_run,
                     progress=progress,
@@ -155,8 +165,8 @@ def _print(found: TuningReport) -> None:
         return
     print_line(
         f"all kernels: {found.untuned:.3f} {found.unit} untuned, {found.best:.3f} with the best "
-        f"plans; {found.trials} candidates in {found.seconds:.0f} s, "
-        f"{found.candidates_per_s:.1f} a second"
+        f"plans; {found.trials} candidates in {found.seconds:.0f} s: "
+        f"{found.built_per_s:.1f} built and {found.candidates_per_s:.1f} measured a second"
     )
     if not found.trials:
         print_line("nothing is left of the budget; give a larger one to go on")

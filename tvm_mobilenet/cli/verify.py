@@ -56,6 +56,15 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    float_onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--float-onnx",
+            metavar="FILE",
+            help="For --drift of an int8 model: the float model that it was quantized from.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
     tracker: TrackerAddress = None,
     key: BoardKey = None,
@@ -95,6 +104,7 @@ def verify(
             images=images,
             drift=drift,
             weights=weights,
+            float_onnx=float_onnx,
             threads=threads,
             device=where,
             cpus=processors,
@@ -165,6 +175,9 @@ def _print_accuracy(accuracy: AccuracyReport) -> None:
 
 def _print_drift(drift: DriftReport) -> None:
     print_line("")
+    if drift.is_integer:
+        _print_steps(drift)
+        return
     print_table(
         ("layer", "kernel", "tensor", "relative L2", "max error", "growth", ""),
         [
@@ -183,6 +196,27 @@ def _print_drift(drift: DriftReport) -> None:
     first = drift.first_departed
     found = f"layer {first.index} ({first.tensor})" if first else "none"
     print_line(f"first layer beyond a relative L2 of {drift.threshold:.0e}: {found}")
+
+
+def _print_steps(drift: DriftReport) -> None:
+    print_table(
+        ("layer", "kernel", "tensor", "steps", "relative L2", "SNR to float", ""),
+        [
+            (
+                layer.index,
+                layer.kernel,
+                layer.tensor,
+                layer.steps,
+                "" if layer.relative_l2 is None else f"{layer.relative_l2:.1e}",
+                "" if layer.float_snr_db is None else f"{layer.float_snr_db:.1f} dB",
+                "EXCEEDS" if layer.exceeds else "",
+            )
+            for layer in drift.layers
+        ],
+    )
+    first = drift.first_departed
+    found = f"layer {first.index} ({first.tensor})" if first else "none"
+    print_line(f"first layer more than one step from ONNX Runtime's integers: {found}")
 
 
 def _share(value: float | None) -> str:

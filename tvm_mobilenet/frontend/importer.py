@@ -18,6 +18,7 @@ import onnx
 from tvm_mobilenet._tvm import IRModule, ONNXGraphImporter, OpNotImplemented, relax
 from tvm_mobilenet.errors import FrontendError, UnsupportedOpError
 from tvm_mobilenet.frontend.dataflow import Dataflow, constant_array
+from tvm_mobilenet.frontend.qoperator import as_qdq
 
 __all__ = ["import_onnx"]
 
@@ -45,6 +46,7 @@ def import_onnx(model: onnx.ModelProto) -> IRModule:
                 "set"
             ) from err
         opset = _MIN_OPSET
+    model = as_qdq(model)
     importer = _Importer(model.graph)
     with warnings.catch_warnings():
         # Names are kept in a table of our own, so that TVM may rename inputs as it likes.

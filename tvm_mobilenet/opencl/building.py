@@ -48,8 +48,8 @@ logger = logging.getLogger(__name__)
 
 LIBRARY = "libtvm_mobilenet_opencl.so"
 COMPILER_VARIABLE = "TVM_MOBILENET_CXX"
-"""Environment variable that names the C++ compiler for this machine; GCC, or Clang with libstdc++.
-"""
+"""Environment variable that names the C++ compiler for this machine, arguments allowed; GCC, or
+Clang with libstdc++."""
 HEADERS_VARIABLE = "TVM_MOBILENET_OPENCL_HEADERS"
 """Environment variable that names the folder that Khronos's `CL` folder of headers lies in."""
 
@@ -111,14 +111,10 @@ class _Sources:
         return digest.hexdigest()[:24]
 
 
-def opencl_runtime(target: TargetSpec | None = None, flags: Sequence[str] = ()) -> Path:
+def opencl_runtime(target: TargetSpec | None = None) -> Path:
     """Return the runtime for a board, or with None for this machine, built unless it is there.
 
     Two processes may ask at once: one builds, the other waits. It takes some 20 s of one core.
-
-    Args:
-        target: whose architecture and glibc the library is for.
-        flags: more for compiler and linker, such as those of a sanitizer; this machine only.
 
     Raises:
         ToolchainError: a compiler or the headers are missing, or the compiler failed.
@@ -126,7 +122,7 @@ def opencl_runtime(target: TargetSpec | None = None, flags: Sequence[str] = ()) 
         OutputError: the cache folder cannot be written.
     """
     sources = _Sources.find()
-    built = _place(sources, target, flags)
+    built = _place(sources, target)
     if built.is_file():
         return built
     try:
@@ -134,7 +130,7 @@ def opencl_runtime(target: TargetSpec | None = None, flags: Sequence[str] = ()) 
         with (built.parent.parent / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not built.is_file():  # another process may have been here meanwhile
-                _build(sources, target, built, flags)
+                _build(sources, target, built)
                 forget_old_builds(built.parent)
     except OSError as err:
         raise output_error(built, err) from err
@@ -143,7 +139,7 @@ def opencl_runtime(target: TargetSpec | None = None, flags: Sequence[str] = ()) 
 
 def built_for_this_machine() -> Path | None:
     """Return the runtime for this machine if it has been built; builds nothing."""
-    built = _place(_Sources.find(), None, ())
+    built = _place(_Sources.find(), None)
     return built if built.is_file() else None
 
 
@@ -157,13 +153,12 @@ def missing_for_this_machine() -> tuple[str, ...]:
     return tuple(missing)
 
 
-def _place(sources: _Sources, target: TargetSpec | None, flags: Sequence[str]) -> Path:
+def _place(sources: _Sources, target: TargetSpec | None) -> Path:
     link = f"{target.link.triple} {target.link.glibc}" if target else "this machine"
     digest = sources.digest(
         link,
         os.environ.get(COMPILER_VARIABLE, ""),
         os.environ.get(HEADERS_VARIABLE, ""),
-        " ".join(flags),
         importlib.metadata.version("apache-tvm"),
         importlib.metadata.version("apache-tvm-ffi"),
     )
@@ -188,9 +183,7 @@ def _headers() -> Path | None:
     return next((folder for folder in folders if (folder / "CL/cl.h").is_file()), None)
 
 
-def _build(
-    sources: _Sources, target: TargetSpec | None, output: Path, flags: Sequence[str]
-) -> None:
+def _build(sources: _Sources, target: TargetSpec | None, output: Path) -> None:
     where = target.name if target else "this machine"
     compiler = _compilers(target)
     headers = _headers()
@@ -212,7 +205,7 @@ def _build(
         # Headers for one architecture must not be looked for among those of another.
         (folder / "khronos").mkdir()
         (folder / "khronos/CL").symlink_to((headers / "CL").resolve())
-        common = [*compiler, *_FLAGS, *flags, f"-ffile-prefix-map={sources.folder}=native"]
+        common = [*compiler, *_FLAGS, f"-ffile-prefix-map={sources.folder}=native"]
         common += [word for path in _include(sources, folder) for word in ("-isystem", str(path))]
         jobs = [
             [*common, *language, "-c", "-o", str(folder / f"{path.stem}.o"), str(path)]
@@ -225,7 +218,7 @@ def _build(
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             list(pool.map(lambda job: run_compiler(job, where, output), jobs))
         objects = sorted(str(path) for path in folder.glob("*.o"))
-        command = [*_linker(target, compiler), *_LINK_FLAGS, *flags]
+        command = [*_linker(target, compiler), *_LINK_FLAGS]
         command += [f"-Wl,--version-script={sources.exports}", "-o", str(unfinished), *objects]
         run_compiler([*command, *_libraries(target, compiler), "-ldl"], where, output)
 

@@ -35,6 +35,13 @@ class OpenCLDevice:
     unified_memory: bool = False
     """Whether it shares its memory with the processor, so that copies can be mappings."""
 
+    def __str__(self) -> str:
+        half = ", float16" if self.float16 else ""
+        return (
+            f"{self.name} ({self.version}, driver {self.driver}), {self.compute_units} compute "
+            f"units, work-groups of {self.max_group_size}{half}"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenCLFacts:

@@ -17,13 +17,22 @@ from tvm_mobilenet.errors import DeviceError
 from tvm_mobilenet.opencl.building import built_for_this_machine, opencl_runtime
 from tvm_mobilenet.opencl.facts import OpenCLDevice, OpenCLFacts
 
-__all__ = ["autoload", "describe", "device_error", "ensure_runtime", "local_device"]
+__all__ = [
+    "DESCRIBE",
+    "autoload",
+    "describe",
+    "device_error",
+    "ensure_runtime",
+    "is_opencl_error",
+    "local_device",
+]
 
 logger = logging.getLogger(__name__)
 
 _ERROR_MARK = "OpenCL: "  # native/opencl_runtime/opencl_api.h, OPENCL_RUNTIME_FAIL
 _API = "device_api.opencl"
-_DESCRIBE = "tvm_mobilenet.opencl.describe"
+DESCRIBE = "tvm_mobilenet.opencl.describe"
+"""TVM's global function that tells what there is, as JSON."""
 
 
 def autoload() -> None:
@@ -69,7 +78,7 @@ def describe() -> OpenCLFacts:
     ensure_runtime()
     import tvm_ffi
 
-    function = tvm_ffi.get_global_func(_DESCRIBE, allow_missing=True)
+    function = tvm_ffi.get_global_func(DESCRIBE, allow_missing=True)
     if function is None:  # TVM's own: it tells less
         return OpenCLFacts(library="TVM's own runtime", devices=_stock_devices())
     return OpenCLFacts.of_json(function())
@@ -101,8 +110,12 @@ def device_error(
     at = text.find(_ERROR_MARK)
     if at < 0:
         return None
-    line = text[at + len(_ERROR_MARK) :].split("\n", 1)[0].strip()
-    return DeviceError(f"OpenCL: {line}", device=device, step=step)
+    return DeviceError(text[at:].split("\n", 1)[0].strip(), device=device, step=step)
+
+
+def is_opencl_error(err: BaseException) -> bool:
+    """Tell whether an error is one of the OpenCL runtime's, here or on a board."""
+    return _ERROR_MARK in str(err)
 
 
 def _is_registered() -> bool:

@@ -429,6 +429,8 @@ class ExplorationForm(_Form):
     best: str | None = None
     runner_up: str | None = None
     front: tuple[str, ...] = ()
+    front_by_size: tuple[str, ...] = ()
+    front_by_memory: tuple[str, ...] = ()
     candidates: tuple[CandidateForm, ...]
     is_emulated: bool = False
     complete: bool = True

@@ -23,6 +23,9 @@ from tvm_mobilenet.errors import (
 )
 from tvm_mobilenet.facts import BoardFacts
 from tvm_mobilenet.inputs import checked_inputs
+from tvm_mobilenet.opencl.placement import BUILD_ALL, needs_opencl
+from tvm_mobilenet.opencl.runtime import is_opencl_error
+from tvm_mobilenet.protocols import LayerReplacement
 from tvm_mobilenet.records import TensorInfo
 from tvm_mobilenet.rpc.session import BoardSession
 from tvm_mobilenet.series import Memory
@@ -34,6 +37,7 @@ Inputs = Mapping[str, Array]
 
 _LIBRARY = "model.so"
 _MAIN = "main"
+_FIRST_DEVICE = 0
 _BIG_CORES = 1  # tvm/src/runtime/threading_backend.h, kBig
 
 
@@ -49,7 +53,8 @@ class BoardExecutor:
     Raises:
         ArtifactError: the board cannot load the library.
         SpecError: threads or processors that the board does not have.
-        DeviceError: the board has gone.
+        DeviceError: the board has gone; or the model is for OpenCL, and the board has no device, or
+            it refuses the model.
     """
 
     def __init__(
@@ -71,6 +76,9 @@ class BoardExecutor:
             self._check_machine()
             self.threads = self._configure(threads)
             """How many threads compute."""
+            self._uses_opencl = needs_opencl(artifact.manifest)
+            if self._uses_opencl and session.has_agent:
+                self._agent("OpenCL", "use_opencl", _FIRST_DEVICE)
             session.upload(artifact.library_path, _LIBRARY)
             self._before_bytes = self._memory(reset=True)[0] if session.has_agent else 0
             self.load_ms = self._load()
@@ -149,8 +157,10 @@ class BoardExecutor:
         raw = self.session.call("run", time_layers, self.vm, _MAIN, self.symbols, repeat)
         return np.frombuffer(bytes(raw), "<i8").reshape(repeat, -1) / 1e6
 
-    def layer_outputs(self, inputs: Inputs) -> list[Array]:
+    def layer_outputs(self, inputs: Inputs, replace: LayerReplacement | None = None) -> list[Array]:
         """Run once and return what each kernel call wrote, in the order of `manifest.layers`.
+
+        A board runs all layers before any is fetched: `replace` is not asked.
 
         Raises:
             DeviceError: the board runs no agent.
@@ -251,6 +261,8 @@ class BoardExecutor:
         except (DeviceTimeoutError, DeviceUnreachableError, SessionEndedError):
             raise
         except DeviceError as err:
+            if is_opencl_error(err):
+                raise
             raise ArtifactError(
                 f"artifact {self.artifact.path}: its library cannot be loaded by {err}; compile it "
                 "for this board (--target), and see that TVM is the same there"
@@ -260,14 +272,21 @@ class BoardExecutor:
     def _load_there(self) -> Any:
         from tvm.runtime.vm import VirtualMachine
 
+        library = self.session.remote.load_module(_LIBRARY)
+        if self._uses_opencl and library.implements_function(BUILD_ALL, query_imports=True):
+            library.get_function(BUILD_ALL, query_imports=True)(_FIRST_DEVICE)
+        return VirtualMachine(library, self._device)
+
+    @property
+    def _device(self) -> Any:
         remote = self.session.remote
-        return VirtualMachine(remote.load_module(_LIBRARY), remote.cpu(0))
+        return remote.cl(_FIRST_DEVICE) if self._uses_opencl else remote.cpu(0)
 
     def _set_input(self, arrays: Sequence[Array]) -> None:
         import tvm
 
-        device = self.session.remote.cpu(0)
         if not self._tensors:
+            device = self._device
             self._tensors = [tvm.runtime.empty(a.shape, str(a.dtype), device) for a in arrays]
         for tensor, array in zip(self._tensors, arrays, strict=True):
             tensor.copyfrom(array)
@@ -282,9 +301,7 @@ class BoardExecutor:
         }
 
     def _evaluate(self, repeat: int) -> list[float]:
-        evaluate = self._vm.time_evaluator(
-            "invoke_stateful", self.session.remote.cpu(0), number=1, repeat=repeat
-        )
+        evaluate = self._vm.time_evaluator("invoke_stateful", self._device, number=1, repeat=repeat)
         return [1e3 * float(value) for value in evaluate(_MAIN).results]
 
 

@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -61,6 +61,8 @@ _KEPT_BYTES = 64 << 20
 """What is kept on a board of what earlier candidates read."""
 _COOLINGS = 2
 """A throttled measurement is repeated so many times, after a rest, and then marked."""
+_REOPEN_S = 10.0
+"""How long a board that was lost is waited for before its candidate goes to another."""
 _BY_TIME = "time limit"
 
 
@@ -117,6 +119,7 @@ class BoardKernels:
         self._rest_s = rest_s
         self._session: BoardSession | None = None
         self._opened_at = 0.0
+        self._is_lost = False
         self._threads_now = 0
         self._key = ""
         self._workload: TunableWorkload
@@ -134,6 +137,7 @@ class BoardKernels:
             try:
                 self._ensure_session()
             except DeviceError as err:
+                self._is_lost = True
                 return {"lost": str(err)}
             try:
                 return self._carry_out(request)
@@ -146,14 +150,22 @@ class BoardKernels:
                 return {"error": err.found}
         raise AssertionError("the second attempt always has a verdict")
 
+    def close(self) -> None:
+        """Free the board."""
+        session, self._session = self._session, None
+        self._forget_tensors()
+        if session is not None:
+            session.close()
+
     def _explain(self, err: DeviceError, *, is_second: bool) -> dict[str, Any] | None:
         """Say whose fault a lost session was, or None to try once more."""
-        self._close()
+        self.close()
         if isinstance(err, SessionEndedError):
             if _BY_TIME in err.found and not is_second:
                 return None
             return {"error": f"it crashed on the board: {err.found}"}
         try:
+            self._is_lost = True
             self._ensure_session()
         except DeviceError as gone:
             return {"lost": str(gone)}
@@ -167,8 +179,12 @@ class BoardKernels:
         age = time.monotonic() - self._opened_at
         if self._session is not None and age < _SESSION_SHARE * self._device.timeouts.session_s:
             return
-        self._close()
-        session = self._device.session()
+        self.close()
+        timeouts = self._device.timeouts
+        if self._is_lost:
+            # A tracker may have no other board for it: the search is not to wait for that.
+            timeouts = replace(timeouts, queue_s=min(_REOPEN_S, timeouts.queue_s))
+        session = replace(self._device, timeouts=timeouts).session()
         try:
             for name in ("time_calls", "count_calls"):
                 session.function(name)  # an older agent has neither
@@ -184,14 +200,9 @@ class BoardKernels:
             session.close()
             raise
         self._session = session
+        self._is_lost = False
         self._opened_at = time.monotonic()
         self._threads_now = 0
-
-    def _close(self) -> None:
-        session, self._session = self._session, None
-        self._forget_tensors()
-        if session is not None:
-            session.close()
 
     @property
     def _board(self) -> BoardSession:

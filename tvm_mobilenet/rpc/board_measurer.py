@@ -31,7 +31,7 @@ _COLD_SHARE = 2
 """Copies of the weights fill so many times the second-level caches of all cores."""
 _REST_S = 10.0
 """A board that throttled cools so long before it is measured again."""
-_RETRY_S = 5.0
+_RETRY_S = 15.0
 """Between two attempts to reach a board that was lost."""
 _PATIENCE_S = 60.0
 """A search waits so long for the last board to come back."""
@@ -50,7 +50,7 @@ class _Board:
 class BoardMeasurer:
     """A board, or several of one kind that measure at once; see `Measurer`.
 
-    A board that is lost is left out and tried again every few seconds, and its candidate measured
+    A board that is lost is left out and tried again now and then, and its candidate measured
     on another. When all are lost, and stay so, the search ends.
 
     Args:

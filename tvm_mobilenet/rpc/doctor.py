@@ -34,7 +34,8 @@ class Check:
     """One link of the chain."""
 
     name: str
-    """`tracker`, `key`, `free`, `session`, `agent`, `versions`, `upload`, `kernel`, `clock`."""
+    """`tracker`, `key`, `free`, `session`, `agent`, `versions`, `upload`, `kernel`, `OpenCL`,
+    `clock`."""
     state: str
     """`ok`; `note`, which harms figures but breaks nothing; `broken`; `not reached`."""
     found: str
@@ -131,6 +132,7 @@ class _Doctor:
             ("versions", self._versions),
             ("upload", self._upload),
             ("kernel", self._kernel),
+            ("OpenCL", self._opencl),
             ("clock", self._clock),
         ]
         if self._board.tracker is not None:
@@ -273,6 +275,20 @@ class _Doctor:
                 "look at the board's memory; is the emulator or the kernel patched?",
             )
         return Check("kernel", "ok", f"compiled for {machine}, run there, equal to numpy's result")
+
+    def _opencl(self) -> Check:
+        """Say which OpenCL devices the board offers; none is no fault."""
+        facts = self._opened.opencl_facts()
+        if facts is None:
+            return Check(
+                "OpenCL",
+                "note",
+                "not looked for: there is no OpenCL runtime on the board",
+                "to use its GPU, make the archive for a target with one (`board bundle --target`)",
+            )
+        if not facts.devices:
+            return Check("OpenCL", "note", facts.reason or "no device")
+        return Check("OpenCL", "ok", "; ".join(map(str, facts.devices)))
 
     def _clock(self) -> Check:
         facts = self._facts

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tvm_mobilenet.artifact import Artifact
 from tvm_mobilenet.facts import BoardFacts, HostFacts, throttling
 from tvm_mobilenet.inputs import checked_inputs, seeded
+from tvm_mobilenet.protocols import LayerReplacement
 from tvm_mobilenet.series import BoardRecord, Memory, Series, SeriesRequest, take_steps
 
 __all__ = ["FakeDevice", "FakeExecutor"]
@@ -140,7 +141,9 @@ class FakeExecutor:
         count = len(self._artifact.manifest.layers)
         return np.asarray([[next(self._latencies) / count] * count for _ in range(repeat)])
 
-    def layer_outputs(self, inputs: Mapping[str, Array]) -> list[Array]:
+    def layer_outputs(
+        self, inputs: Mapping[str, Array], replace: LayerReplacement | None = None
+    ) -> list[Array]:
         """Return what the script says of every layer."""
         self._device._do("layers")
         if self._device.layer_outputs is not None:

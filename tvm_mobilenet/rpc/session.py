@@ -20,6 +20,8 @@ from tvm_mobilenet.errors import (
     SessionEndedError,
     TvmMobilenetError,
 )
+from tvm_mobilenet.opencl.facts import OpenCLFacts
+from tvm_mobilenet.opencl.runtime import DESCRIBE, device_error
 from tvm_mobilenet.rpc.address import Address
 from tvm_mobilenet.rpc.auth import authenticate
 from tvm_mobilenet.rpc.deadline import Deadline, Line, Timeouts
@@ -128,6 +130,11 @@ class BoardSession:
             )
         return found
 
+    def opencl_facts(self) -> OpenCLFacts | None:
+        """Ask which OpenCL devices the board has; None where it has no OpenCL runtime of ours."""
+        describe = self.call("OpenCL", self._find, DESCRIBE)
+        return OpenCLFacts.of_json(self.call("OpenCL", describe)) if describe else None
+
     def _find(self, name: str) -> Any:
         if name not in self._functions:
             try:
@@ -159,6 +166,9 @@ class BoardSession:
             failure = self._relay.await_failure(_SAY_S)
         if failure is not None:
             return self._lost(step, failure, message)
+        opencl = device_error(Exception(message), device=self.name, step=step)
+        if opencl is not None:
+            return opencl
         return DeviceError(f"the board answers: {_last_line(message)}", device=self.name, step=step)
 
     def _ended(self, step: str, reason: str) -> SessionEndedError:

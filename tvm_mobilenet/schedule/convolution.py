@@ -48,7 +48,7 @@ __all__ = ["ConvPlan", "pack_conv", "plan_conv", "write_conv"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConvPlan:
-    """How a convolution is computed; `tuning/space.py` says what a search may change."""
+    """How a convolution is computed; `tuning/spaces/` says what a search may change."""
 
     column_tile: int
     """Output columns of the register tile."""

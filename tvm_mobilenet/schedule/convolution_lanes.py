@@ -7,6 +7,7 @@ load where a broadcast needs one each.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,13 @@ from tvm_mobilenet.schedule.emit import (
     when,
 )
 from tvm_mobilenet.schedule.register_tile import Panel, column_panels
-from tvm_mobilenet.schedule.window import WidthTile
+from tvm_mobilenet.schedule.window import WidthTile, width_tiles
 from tvm_mobilenet.schedule.workload import ConvWorkload
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["LaneConvWriter", "can_use_lanes", "choose_lane_tile"]
+__all__ = ["LaneConvWriter", "can_use_lanes", "choose_lane_tile", "lane_tile_fault"]
 
 _LANES = 4
 _EPILOGUE_INSTRUCTIONS = 3.8
@@ -51,6 +52,21 @@ def _input_columns(workload: ConvWorkload, columns: int) -> int:
     return (columns - 1) * workload.stride[1] + span
 
 
+def lane_tile_fault(workload: ConvWorkload, cpu: Cpu, columns: int, vectors: int) -> str | None:
+    """Return why a tile of output columns x vectors cannot be used, or None."""
+    if not 1 <= columns <= workload.out_width or vectors < 1:
+        return f"a tile of {columns} columns x {vectors} vectors does not fit the output"
+    loads = math.ceil(_input_columns(workload, columns) / _LANES)
+    needed = columns * vectors + loads + vectors + 1
+    if needed > cpu.vector_registers:
+        return f"the tile needs {needed} registers, there are {cpu.vector_registers}"
+    for tile in width_tiles(workload, columns):
+        inside = _columns_inside(workload, tile)
+        if not inside or inside[-1] - inside[0] + 1 < _LANES:
+            return f"column_tile {columns} reads less than {_LANES} columns of the image at once"
+    return None
+
+
 def choose_lane_tile(workload: ConvWorkload, cpu: Cpu) -> tuple[int, int]:
     """Return columns and vectors of channels of the tile with the fewest instructions."""
     w = workload
@@ -60,8 +76,8 @@ def choose_lane_tile(workload: ConvWorkload, cpu: Cpu) -> tuple[int, int]:
         panels = column_panels(w.out_channels, cpu.lanes(w.dtype), vectors)
         for columns in range(1, min(w.out_width, 24) + 1):
             loads = -(-_input_columns(w, columns) // _LANES)
-            if columns * vectors + loads + vectors + 1 > cpu.vector_registers:
-                break
+            if lane_tile_fault(w, cpu, columns, vectors) is not None:
+                continue
             cost = 0.0
             for panel in panels:
                 count = len(panel.vectors)
@@ -74,6 +90,19 @@ def choose_lane_tile(workload: ConvWorkload, cpu: Cpu) -> tuple[int, int]:
     if best is None:
         raise AssertionError(f"no tile of {workload} fits {cpu}")
     return best[1], best[2]
+
+
+def _columns_inside(workload: ConvWorkload, tile: WidthTile) -> list[int]:
+    """Return the input columns on the image that a tile reads, counted from its first."""
+    w = workload
+    return sorted(
+        {
+            c * w.stride[1] + kx * w.dilation[1]
+            for c in range(tile.columns)
+            for kx in range(w.kernel[1])
+            if tile.is_inside(w, c, kx)
+        }
+    )
 
 
 class LaneConvWriter:
@@ -123,7 +152,7 @@ class LaneConvWriter:
             value = bias.load(start + offset, lanes) if bias else constant(0.0, w.dtype, lanes)
             for c in range(tile.columns):
                 accumulators[vector][c] = value
-        inside = self._inside(tile)
+        inside = _columns_inside(w, tile)
         skipped = min(inside)
         in_column = column * w.stride[1] - w.padding[1] + skipped
         first_row = row * w.stride[0] - w.padding[0]
@@ -156,18 +185,6 @@ class LaneConvWriter:
                     residual=residual.load(index, lanes) if residual else None,
                 )
                 self._kernel["y"].store(index, value, lanes)
-
-    def _inside(self, tile: WidthTile) -> list[int]:
-        """Return the input columns on the image that the tile reads, counted from its first."""
-        w = self._workload
-        return sorted(
-            {
-                c * w.stride[1] + kx * w.dilation[1]
-                for c in range(tile.columns)
-                for kx in range(w.kernel[1])
-                if tile.is_inside(w, c, kx)
-            }
-        )
 
     def _line(
         self,

@@ -56,7 +56,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class DepthwisePlan:
-    """How a depthwise convolution is computed; `tuning/space.py` says what a search may change."""
+    """How a depthwise convolution is computed; `tuning/spaces/` says what a search may change."""
 
     column_tile: int
     """Output columns of the register tile."""

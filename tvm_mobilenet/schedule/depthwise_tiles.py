@@ -33,7 +33,14 @@ from tvm_mobilenet.schedule.workload import ConvWorkload
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["DepthwiseTile", "DepthwiseTileWriter", "choose_tile", "pack_tile_weights", "row_starts"]
+__all__ = [
+    "DepthwiseTile",
+    "DepthwiseTileWriter",
+    "choose_tile",
+    "pack_tile_weights",
+    "row_starts",
+    "tile_fault",
+]
 
 _RESIDENT_TAPS = 9
 """Filters of up to that many taps stay in registers; of larger ones, one row at a time."""
@@ -59,6 +66,28 @@ class DepthwiseTile:
     """Of all tiles of one task, all channels."""
 
 
+def accumulator_room(workload: ConvWorkload, cpu: Cpu) -> int:
+    """Return how many registers are left to the outputs of a tile."""
+    taps = workload.kernel[0] * workload.kernel[1]
+    resident = taps if taps <= _RESIDENT_TAPS else workload.kernel[1]
+    return cpu.vector_registers - resident - _SPARE_REGISTERS
+
+
+def tile_fault(workload: ConvWorkload, cpu: Cpu, rows: int, columns: int) -> str | None:
+    """Return why a tile of rows and columns cannot be used, or None.
+
+    What the loop over the channels keeps but its accumulators was measured to need less than what
+    `choose_tile` sets aside: two registers of it are left for a search to try.
+    """
+    w = workload
+    if not (1 <= rows <= w.out_height and 1 <= columns <= w.out_width):
+        return f"a tile of {rows} x {columns} is not within {w.out_height} x {w.out_width}"
+    if rows > 1 and w.kernel[0] * w.kernel[1] > _RESIDENT_TAPS:
+        return f"row_tile {rows}: filters of that size leave room for one row"
+    room = accumulator_room(w, cpu) + 2
+    return None if rows * columns <= room else f"{rows} x {columns} exceeds {room} registers"
+
+
 def choose_tile(
     workload: ConvWorkload, cpu: Cpu, *, rows: int, column_multiple: int = 1
 ) -> DepthwiseTile:
@@ -69,8 +98,7 @@ def choose_tile(
     """
     w = workload
     taps = w.kernel[0] * w.kernel[1]
-    resident = taps if taps <= _RESIDENT_TAPS else w.kernel[1]
-    room = cpu.vector_registers - resident - _SPARE_REGISTERS
+    room = accumulator_room(w, cpu)
     vectors = w.in_channels // cpu.lanes(w.dtype)
     best: DepthwiseTile | None = None
     for r in range(1, min(rows, _MOST_ROWS) + 1):

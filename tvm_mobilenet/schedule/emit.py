@@ -24,6 +24,7 @@ __all__ = [
     "apply_epilogue",
     "broadcast",
     "by_lane",
+    "call_llvm",
     "constant",
     "lowering",
     "overlapping_start",
@@ -92,6 +93,16 @@ class Registers:
 
     def __setitem__(self, index: int, value: Expr) -> None:
         T.buffer_store(self._buffers[index], value, [0])
+
+
+def call_llvm(name: str, text: str, addresses: Sequence[tuple[Memory, Expr]]) -> None:
+    """Call a function written in LLVM's language, of addresses, that returns an int32.
+
+    Its text comes into the kernel's module, where it is inlined.
+    """
+    pointers = [tirx.address_of(memory.buffer[index]) for memory, index in addresses]
+    with T.attr(0, "pragma_import_llvm", text):
+        T.evaluate(T.call_extern("int32", name, *pointers))
 
 
 def broadcast(value: Expr, lanes: int) -> Expr:

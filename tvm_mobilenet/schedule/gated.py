@@ -40,7 +40,7 @@ _LONE_VECTOR_COST = 2
 
 @dataclass(frozen=True, kw_only=True)
 class GatedPlan:
-    """How the scaled product is computed; no search changes it yet."""
+    """How the scaled product is computed; `tuning/spaces/` says what a search may change."""
 
     row_block: int
     """Rows of one task; tasks are cut among the threads."""

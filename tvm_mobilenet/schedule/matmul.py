@@ -30,10 +30,11 @@ from tvm_mobilenet.schedule.emit import (
     task_loop,
     write_kernel,
 )
-from tvm_mobilenet.schedule.packed_rows import PackedMatmulWriter, can_pack, depth_step
+from tvm_mobilenet.schedule.packed_rows import GROUP, PackedMatmulWriter, can_pack, depth_step
 from tvm_mobilenet.schedule.register_tile import (
     Panel,
     RegisterTile,
+    can_assemble,
     column_panels,
     conflict_free_rows,
     packed_product_cost,
@@ -52,18 +53,21 @@ __all__ = [
     "MatmulWriter",
     "best_packed_tile",
     "pack_matmul",
+    "packed_depth_step",
     "plan_matmul",
     "plan_packed_matmul",
     "write_matmul",
 ]
 
+_ASSEMBLED_STEPS = 32
+"""The loop costs 2 instructions of 530 then, in 2 KiB of code."""
 _PACKED_FROM_ROWS = 3
 """Fewer rows than that are multiplied where they lie: packing them would not be repaid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatmulPlan:
-    """How a matrix product is computed; `tuning/space.py` says what a search may change."""
+    """How a matrix product is computed; `tuning/spaces/` says what a search may change."""
 
     row_tile: int
     """Rows of the register tile."""
@@ -80,7 +84,10 @@ class MatmulPlan:
     packs_rows: bool = False
     """Multiply rows that are packed in groups of four; only where lanes are multiplied by."""
     depth_step: int = 1
-    """Steps of the depth that are written out in the inner loop over packed rows."""
+    """Steps of the depth that are written out in the inner loop. Where lanes are multiplied by
+    without packing, it is four whatever this says."""
+    in_assembly: bool = False
+    """Write the tiles of packed rows in assembly, with loads of four vectors; only AArch64."""
 
     def panels(self, columns: int) -> list[Panel]:
         """Return the weight panels of this plan."""
@@ -125,23 +132,46 @@ def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = N
     )
 
 
-def best_packed_tile(workload: MatmulWorkload, cpu: Cpu) -> tuple[RegisterTile, float]:
-    """Return the tile for packed rows that takes the fewest instructions, and how many."""
+def best_packed_tile(
+    workload: MatmulWorkload, cpu: Cpu, *, row_multiple: int = 1
+) -> tuple[RegisterTile, float]:
+    """Return the tile for packed rows that takes the fewest instructions, and how many.
+
+    Its rows are a multiple of `row_multiple`, where whole groups are stored.
+    """
+    in_assembly = can_assemble(cpu)
+    costs = [
+        (packed_cost(workload, cpu, tile, in_assembly=in_assembly), -tile.rows, tile)
+        for tile in packed_tiles(cpu, in_assembly=in_assembly)
+        if tile.rows % row_multiple == 0 and tile.rows <= math.ceil(workload.rows / GROUP) * GROUP
+    ]
+    cost, _, tile = min(costs, key=lambda entry: entry[:2])
+    return tile, cost
+
+
+def packed_cost(
+    workload: MatmulWorkload, cpu: Cpu, tile: RegisterTile, *, in_assembly: bool
+) -> float:
+    """Return the instructions of a product of packed rows with a tile."""
+    panels = column_panels(workload.columns, cpu.lanes(workload.dtype), tile.vectors)
+    step = packed_depth_step(workload, in_assembly=in_assembly)
+    return packed_product_cost(
+        tile, workload.rows, workload.depth, panels, step, cpu, in_assembly=in_assembly
+    )
+
+
+def packed_depth_step(workload: MatmulWorkload, *, in_assembly: bool) -> int:
+    """Return the steps of the depth to write out; assembly has code for a rest, LLVM's has not."""
+    if in_assembly:
+        return min(_ASSEMBLED_STEPS, workload.depth)
+    return depth_step(workload.depth)
+
+
+def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_multiple: int = 1) -> MatmulPlan:
+    """Compute the plan of a product of packed rows, in tiles of a multiple of rows."""
     lanes = cpu.lanes(workload.dtype)
-    step = depth_step(workload.depth)
-
-    def cost(tile: RegisterTile) -> float:
-        panels = column_panels(workload.columns, lanes, tile.vectors)
-        return packed_product_cost(tile, workload.rows, workload.depth, panels, step, cpu)
-
-    tile = min(packed_tiles(cpu), key=cost)
-    return tile, cost(tile)
-
-
-def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu) -> MatmulPlan:
-    """Compute the plan of a product of packed rows."""
-    lanes = cpu.lanes(workload.dtype)
-    tile, _ = best_packed_tile(workload, cpu)
+    tile, _ = best_packed_tile(workload, cpu, row_multiple=row_multiple)
+    in_assembly = can_assemble(cpu)
     return MatmulPlan(
         row_tile=tile.rows,
         column_vectors=tile.vectors,
@@ -150,7 +180,8 @@ def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu) -> MatmulPlan:
         outer=_outer_loop(workload, tile, lanes, cpu),
         is_parallel=pays_to_parallelize(workload, cpu),
         packs_rows=True,
-        depth_step=depth_step(workload.depth),
+        depth_step=packed_depth_step(workload, in_assembly=in_assembly),
+        in_assembly=in_assembly,
     )
 
 
@@ -349,7 +380,7 @@ class MatmulWriter:
     ) -> None:
         """Accumulate over the depth, four steps at a time where lanes are multiplied by."""
         depth = self._workload.depth
-        chunk = 4 if self._plan.by_lane else 1
+        chunk = 4 if self._plan.by_lane else self._plan.depth_step
         w = self._kernel["w"]
 
         def step(k: Expr, inputs: Sequence[Callable[[int], Expr]]) -> None:
@@ -380,8 +411,10 @@ class MatmulWriter:
 
         if depth >= chunk:
             with T.serial(0, depth // chunk) as outer:
-                if chunk == 1:
-                    step(outer, [spread(r, outer) for r in range(rows)])
+                if not self._plan.by_lane:
+                    for ahead in range(chunk):
+                        k = outer * chunk + ahead
+                        step(k, [spread(r, k) for r in range(rows)])
                 else:
                     loaded = Registers(rows, self._workload.dtype, chunk)
                     for r in range(rows):

@@ -22,8 +22,11 @@ from tvm_mobilenet.schedule.emit import (
     Registers,
     apply_epilogue,
     by_lane,
+    call_llvm,
     constant,
 )
+from tvm_mobilenet.schedule.neon_panel import panel_code
+from tvm_mobilenet.schedule.neon_tile import LANES
 from tvm_mobilenet.schedule.register_tile import Panel
 
 if TYPE_CHECKING:
@@ -162,9 +165,9 @@ class PackedMatmulWriter:
         def columns(count: int) -> None:
             with T.serial(0, len(self._full)) as panel:
                 start = panel * self._full[0].width
-                self.tile(packed, index, index * height, count, self._full[0], start)
+                self._tiles_of(packed, index, index * height, count, self._full[0], start)
             for tail in self._tail:
-                self.tile(packed, index, index * height, count, tail, tail.start)
+                self._tiles_of(packed, index, index * height, count, tail, tail.start)
 
         if not rest:
             columns(height)
@@ -175,7 +178,45 @@ class PackedMatmulWriter:
             with T.Else():
                 columns(rest)
 
+    def _tiles_of(
+        self, packed: Memory, tile: Expr, y_row: Expr, rows: int, panel: Panel, start: Expr
+    ) -> None:
+        """Write `rows` rows of one panel, from packed tile `tile` on."""
+        if self._plan.in_assembly and all(lanes == LANES for _, lanes in panel.vectors):
+            self._assembled(packed, tile, y_row, rows, panel, start)
+        else:
+            assert rows <= self.packing.rows
+            self.tile(packed, tile, y_row, rows, panel, start)
+
+    def _assembled(
+        self, packed: Memory, tile: Expr, y_row: Expr, rows: int, panel: Panel, start: Expr
+    ) -> None:
+        w, kernel = self._workload, self._kernel
+        code = panel_code(
+            rows=rows,
+            tile_rows=self.packing.rows,
+            vectors=len(panel.vectors),
+            depth=w.depth,
+            step=self._plan.depth_step,
+            row_bytes=w.columns * 4,
+            epilogue=w.epilogue,
+        )
+        output = y_row * w.columns + start
+        addresses = [
+            (packed, tile * self.packing.tile),
+            (kernel["w"], start * w.depth),
+            (kernel["y"], output),
+        ]
+        if w.epilogue.bias:
+            addresses.append((kernel["bias"], start))
+        if w.epilogue.residual:
+            addresses.append((kernel["residual"], output))
+        call_llvm(code.name, code.text, addresses)
+
     def _rows_of(self, packed: Memory, y_row: Expr, rows: int, panel: Panel, start: Expr) -> None:
+        if self._plan.in_assembly and all(lanes == LANES for _, lanes in panel.vectors):
+            self._assembled(packed, 0, y_row, rows, panel, start)
+            return
         full, rest = divmod(rows, self.packing.rows)
         if full:
             with T.serial(0, full) as tile:

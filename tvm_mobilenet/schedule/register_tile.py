@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tvm_mobilenet.schedule.emit import split_lanes
+from tvm_mobilenet.schedule.neon_tile import LANES, NeonTile
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
@@ -21,6 +22,7 @@ __all__ = [
     "CACHE_LINE_BYTES",
     "Panel",
     "RegisterTile",
+    "can_assemble",
     "column_panels",
     "conflict_free_rows",
     "packed_product_cost",
@@ -114,13 +116,25 @@ def tile_cycles(rows: int, vectors: int, depth: int, cpu: Cpu) -> float:
     return depth * step + _TILE_OVERHEAD_CYCLES + 2 * rows * vectors
 
 
-def packed_tiles(cpu: Cpu) -> Iterator[RegisterTile]:
+def can_assemble(cpu: Cpu) -> bool:
+    """Tell whether tiles of packed rows can be written in assembly: on AArch64."""
+    return cpu.isa == "neon"
+
+
+def packed_tiles(cpu: Cpu, *, in_assembly: bool) -> Iterator[RegisterTile]:
     """Yield every tile of packed rows that the register file holds.
 
-    Beside the accumulators there are the rows of two steps, four rows a register, and the weights
-    of one. One register is left free: LLVM's scheduler spills where there is none. Whole groups
-    of four rows only, since LLVM takes a register of which three lanes are used apart.
+    In assembly every register is ours. In LLVM's there are, beside the accumulators, the rows of
+    two steps, four rows a register, and the weights of one. One register is left free: LLVM's
+    scheduler spills where there is none. Whole groups of four rows only, since LLVM takes a
+    register of which three lanes are used apart.
     """
+    if in_assembly:
+        for vectors in range(1, 7):
+            for rows in (*range(1, 9), 12, 16, 20, 24):
+                if NeonTile(rows, vectors).is_possible:
+                    yield RegisterTile(rows, vectors)
+        return
     for vectors in range(1, 7):
         for rows in range(4, 17, 4):
             operands = 2 * (rows // 4) + vectors
@@ -129,7 +143,14 @@ def packed_tiles(cpu: Cpu) -> Iterator[RegisterTile]:
 
 
 def packed_product_cost(
-    tile: RegisterTile, rows: int, depth: int, panels: list[Panel], step: int, cpu: Cpu
+    tile: RegisterTile,
+    rows: int,
+    depth: int,
+    panels: list[Panel],
+    step: int,
+    cpu: Cpu,
+    *,
+    in_assembly: bool,
 ) -> float:
     """Return what a product of packed rows costs with a tile, in instructions.
 
@@ -141,10 +162,25 @@ def packed_product_cost(
     cost = 0.0
     for panel in panels:
         vectors = len(panel.vectors)
-        cost += full * _packed_tile_cost(tile.rows, vectors, depth, step, cpu)
+        is_assembled = in_assembly and all(lanes == LANES for _, lanes in panel.vectors)
+        one = _assembled_tile_cost if is_assembled else _packed_tile_cost
+        cost += full * one(tile.rows, vectors, depth, step, cpu)
         if rest:
-            cost += _packed_tile_cost(rest, vectors, depth, step, cpu)
+            cost += one(rest, vectors, depth, step, cpu)
     return cost
+
+
+def _assembled_tile_cost(rows: int, vectors: int, depth: int, step: int, cpu: Cpu) -> float:
+    tile = NeonTile(rows, vectors)
+    fmas = max(
+        tile.accumulators,
+        _FMA_LATENCY_CYCLES * cpu.fma_units,
+        vectors / _STREAMED_VECTORS_PER_CYCLE,
+    )
+    step = min(step, tile.most_steps(tile.groups))
+    # Begin at the bias and store row by row, two bounds, the two loops and constants.
+    epilogue = 2 * rows * math.ceil(vectors / 4) + 2 * tile.accumulators + 7
+    return depth * (fmas + tile.loads_per_step + 2 / step) + epilogue
 
 
 def _packed_tile_cost(rows: int, vectors: int, depth: int, step: int, cpu: Cpu) -> float:

@@ -243,7 +243,7 @@ class _Selector:
             epilogue=conv.epilogue,
         )
         workload = GatedWorkload(batch=conv.batch, pointwise=product)
-        plan = plan_gated(workload, self.cpu)
+        plan = self._plan("gated", workload, plan_gated)
         matrix = weight.reshape(conv.out_channels, -1).T
         out_shape = static_shape(chain.last)
         self._place(

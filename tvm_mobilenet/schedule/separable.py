@@ -49,12 +49,20 @@ from tvm_mobilenet.schedule.workload import ConvWorkload, SeparableWorkload
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["ApartPlan", "SeparablePlan", "packs_pair", "plan_separable", "write_separable"]
+__all__ = [
+    "ApartPlan",
+    "SeparablePlan",
+    "group_columns",
+    "packs_pair",
+    "plan_packed_pair",
+    "plan_separable",
+    "write_separable",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeparablePlan:
-    """How the pair is computed; `tuning/space.py` says what a search may change."""
+    """How the pair is computed; `tuning/spaces/` says what a search may change."""
 
     row_block: int
     """Output rows of one task; tasks are cut among the threads."""
@@ -88,7 +96,7 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
     if row_block is None:
         return None
     if packs_pair(workload, cpu):
-        return _plan_packed(workload, cpu, row_block, is_parallel)
+        return plan_packed_pair(workload, cpu, row_block, is_parallel)
     stride = w.out_channels + (lanes if w.out_channels * 4 % 256 == 0 else 0)
     rows = row_block * w.out_width
     block = replace(workload.pointwise, rows=rows)
@@ -103,19 +111,19 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
     )
 
 
-def _plan_packed(
+def plan_packed_pair(
     workload: SeparableWorkload, cpu: Cpu, row_block: int, is_parallel: bool
 ) -> SeparablePlan:
-    """Compute the plan where the product reads packed rows.
+    """Compute the plan for tasks of `row_block` rows where the product reads packed rows.
 
     The depthwise tile stores whole groups of four pixels in their packed place if the width has
     such groups; otherwise it leaves plain rows, which are packed in a pass of their own.
     """
     w = workload.depthwise
-    groups = _group_columns(w)
+    groups = group_columns(w)
     tile = choose_tile(w, cpu, rows=row_block, column_multiple=groups)
     block = replace(workload.pointwise, rows=row_block * w.out_width)
-    pointwise = plan_packed_matmul(block, cpu)
+    pointwise = plan_packed_matmul(block, cpu, row_multiple=groups)
     return SeparablePlan(
         row_block=row_block,
         is_parallel=is_parallel,
@@ -133,8 +141,8 @@ def _plan_packed(
     )
 
 
-def _group_columns(depthwise: ConvWorkload) -> int:
-    """Return what the columns of a depthwise tile are a multiple of."""
+def group_columns(depthwise: ConvWorkload) -> int:
+    """Return what the columns of a depthwise tile, and the rows of a packed one, come in."""
     return GROUP if depthwise.out_width % GROUP == 0 else 1
 
 
@@ -150,9 +158,9 @@ def _compute_cycles(workload: SeparableWorkload, cpu: Cpu, rows: int) -> float:
     if not packs_pair(workload, cpu):
         compute = workload.macs / cpu.lanes(w.dtype) / cpu.fma_units
         return compute * (blocks * rows / w.out_height)
-    depthwise = choose_tile(w, cpu, rows=rows, column_multiple=_group_columns(w))
+    depthwise = choose_tile(w, cpu, rows=rows, column_multiple=group_columns(w))
     block = replace(workload.pointwise, rows=rows * w.out_width)
-    _, pointwise = best_packed_tile(block, cpu)
+    _, pointwise = best_packed_tile(block, cpu, row_multiple=group_columns(w))
     return w.batch * blocks * (depthwise.instructions + pointwise) / cpu.fma_units
 
 

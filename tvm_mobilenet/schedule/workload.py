@@ -21,7 +21,7 @@ __all__ = [
     "Workload",
 ]
 
-_ITEM_BYTES = {"float32": 4}
+_ITEM_BYTES = {"float32": 4, "float16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,10 +212,10 @@ class GatedWorkload:
         return self.pointwise.bytes + _ITEM_BYTES[self.dtype] * self.batch * self.pointwise.depth
 
 
-TunableWorkload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload
-"""What a search may look for better plans for. A gated product stays on its computed plan."""
+TunableWorkload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload | GatedWorkload
+"""What a search may look for better plans for."""
 
-Workload = TunableWorkload | GatedWorkload
+Workload = TunableWorkload
 
 
 def describe(workload: Workload) -> dict[str, Any]:

@@ -11,11 +11,13 @@ import numpy.typing as npt
 from tvm_mobilenet._tvm import IRModule, PrimFunc
 from tvm_mobilenet.schedule.convolution import ConvPlan, pack_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan, pack_depthwise, write_depthwise
+from tvm_mobilenet.schedule.gated import GatedPlan, write_gated
 from tvm_mobilenet.schedule.matmul import MatmulPlan, pack_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import PoolPlan, write_pool
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan, write_separable
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
+    GatedWorkload,
     MatmulWorkload,
     PoolWorkload,
     SeparableWorkload,
@@ -73,6 +75,18 @@ def _functions(workload: TunableWorkload, plan: Plan) -> dict[str, PrimFunc]:
         return {
             "first": write_pool(workload, plan, x_shape=x_shape, y_shape=output_shape(workload))
         }
+    if isinstance(workload, GatedWorkload):
+        assert isinstance(plan, GatedPlan)
+        rows, depth = workload.pointwise.rows, workload.pointwise.depth
+        return {
+            "first": write_gated(
+                workload,
+                plan,
+                x_shape=(rows, depth),
+                gate_shape=(workload.batch, depth),
+                y_shape=output_shape(workload),
+            )
+        }
     if isinstance(plan, DepthwisePlan):
         return {"first": write_depthwise(workload, plan)}
     assert isinstance(plan, ConvPlan)
@@ -100,6 +114,10 @@ def calls(workload: TunableWorkload, plan: Plan, operands: Operands) -> list[Cal
     if isinstance(workload, PoolWorkload):
         return [_call("first", [operands.x], 1, shape)]
     assert operands.weights is not None
+    if isinstance(plan, GatedPlan):
+        packed = pack_matmul(operands.weights, plan.pointwise)
+        inputs = [operands.x, operands.gate, packed, *_rest(operands)]
+        return [_call("first", inputs, 2, shape, operands)]
     if isinstance(plan, MatmulPlan):
         packed = pack_matmul(operands.weights, plan)
     elif isinstance(plan, DepthwisePlan):

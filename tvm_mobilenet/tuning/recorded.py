@@ -102,6 +102,7 @@ class RecordedPlans:
 
     def __init__(self, target: TargetSpec, reading: Reading) -> None:
         self._cpu = target.cpu
+        self._said: set[str] = set()
         self._by_key: dict[str, list[TrialRecord]] = {}
         problems = list(reading.problems)
         for record in reading.trials:
@@ -135,10 +136,12 @@ class RecordedPlans:
             logger.warning("a tuning record for %s was refused: %s", record.family, fault)
             return None
         how = record.conditions
-        if how.is_emulated or how.cost != "latency":
+        kind = "instructions counted on" if how.cost != "latency" else "times on"
+        source = f"{kind} {'an emulated' if how.is_emulated else 'a'} board"
+        if (how.is_emulated or how.cost != "latency") and source not in self._said:
+            self._said.add(source)  # once, not for every kernel
             logger.warning(
-                "%s: the plan comes from %s, no time was measured",
-                record.family,
-                "an emulated board" if how.is_emulated else "counted instructions",
+                "plans come from %s: no time was measured; tune on a board to have better ones",
+                source,
             )
         return plan

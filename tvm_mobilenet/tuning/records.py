@@ -18,11 +18,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from tvm_mobilenet.records import Record
 from tvm_mobilenet.schedule.convolution import ConvPlan
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan
+from tvm_mobilenet.schedule.gated import GatedPlan
 from tvm_mobilenet.schedule.matmul import MatmulPlan
 from tvm_mobilenet.schedule.pool import PoolPlan
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
+    GatedWorkload,
     MatmulWorkload,
     PoolWorkload,
     SeparableWorkload,
@@ -50,20 +52,21 @@ __all__ = [
 FORMAT_VERSION: Literal[1] = 1
 # History: 1, the first.
 
-WRITER_VERSION = 1
+WRITER_VERSION = 2
 """Raised when a change of the kernel writers makes figures of the same plan incomparable.
 
 A stale figure costs speed, never correctness: kernels are written anew from the plan.
-History: 1, the first.
+History: 1, the first; 2, tiles of packed rows in assembly.
 """
 
-Plan = MatmulPlan | DepthwisePlan | ConvPlan | PoolPlan | SeparablePlan | ApartPlan
+Plan = MatmulPlan | DepthwisePlan | ConvPlan | PoolPlan | SeparablePlan | ApartPlan | GatedPlan
 
 _WORKLOADS: dict[str, type] = {
     "matmul": MatmulWorkload,
     "conv": ConvWorkload,
     "separable": SeparableWorkload,
     "pool": PoolWorkload,
+    "gated": GatedWorkload,
 }
 _PLANS: dict[str, type] = {
     "matmul": MatmulPlan,
@@ -72,6 +75,7 @@ _PLANS: dict[str, type] = {
     "pool": PoolPlan,
     "separable": SeparablePlan,
     "apart": ApartPlan,
+    "gated": GatedPlan,
 }
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
     Epilogue,
+    GatedWorkload,
     MatmulWorkload,
     PoolWorkload,
     SeparableWorkload,
@@ -49,6 +50,8 @@ class Operands:
     """(depth, columns) of a product, (channels out, channels in, kH, kW) of a convolution."""
     bias: Array | None = None
     residual: Array | None = None
+    gate: Array | None = None
+    """(images, depth), what the channels of each image's rows are multiplied by."""
     first: Operands | None = None
     """Of a pair: what its depthwise convolution reads; `x` is then empty."""
 
@@ -60,6 +63,12 @@ def make_operands(workload: TunableWorkload, seed: int = 0) -> Operands:
         first = make_operands(workload.depthwise, seed)
         second = make_operands(workload.pointwise, seed + 1)
         return replace(second, x=np.zeros(0, np.float32), first=first)
+
+    if isinstance(workload, GatedWorkload):
+        product = make_operands(workload.pointwise, seed)
+        # What a hard sigmoid gives, so that outputs stay of the order of one.
+        gate = rng.uniform(0, 1, (workload.batch, workload.pointwise.depth)).astype(np.float32)
+        return replace(product, gate=gate)
 
     def normal(shape: tuple[int, ...], scale: float = 1.0) -> Array:
         return (rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)).astype(np.float32)
@@ -90,6 +99,8 @@ def output_shape(workload: TunableWorkload) -> tuple[int, ...]:
     if isinstance(workload, SeparableWorkload):
         w = workload.depthwise
         return (w.batch, w.out_height, w.out_width, workload.pointwise.columns)
+    if isinstance(workload, GatedWorkload):
+        return output_shape(workload.pointwise)
     if isinstance(workload, MatmulWorkload):
         return (workload.rows, workload.columns)
     if isinstance(workload, PoolWorkload):
@@ -105,6 +116,11 @@ def reference(workload: TunableWorkload, operands: Operands) -> Array:
         rows = between.reshape(workload.pointwise.rows, workload.pointwise.depth)
         y = reference(workload.pointwise, replace(operands, x=rows, first=None))
         return y.reshape(output_shape(workload))
+    if isinstance(workload, GatedWorkload):
+        assert operands.gate is not None
+        images = operands.x.reshape(workload.batch, -1, workload.pointwise.depth)
+        x = (images * operands.gate[:, None, :]).reshape(operands.x.shape)
+        return reference(workload.pointwise, replace(operands, x=x))
     if isinstance(workload, PoolWorkload):
         mean: Array = operands.x.mean(axis=1, dtype=np.float64).astype(np.float32)
         return mean

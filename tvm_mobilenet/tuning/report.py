@@ -45,7 +45,10 @@ class TuningReport:
     """The file that the records are in."""
     tasks: tuple[TaskReport, ...]
     trials: int
-    """Candidates of this run."""
+    """Candidates of this run that were measured or rejected."""
+    built: int
+    """Builds of this run that ended, those of candidates that were not measured any more included.
+    """
     seconds: float
     """Of this run."""
     spent_before: dict[str, float]
@@ -58,6 +61,11 @@ class TuningReport:
     def candidates_per_s(self) -> float:
         """Candidates built, checked and measured in a second."""
         return self.trials / self.seconds if self.seconds else 0.0
+
+    @property
+    def built_per_s(self) -> float:
+        """Candidates built in a second."""
+        return self.built / self.seconds if self.seconds else 0.0
 
     @property
     def untuned(self) -> float:
@@ -74,6 +82,7 @@ class TuningReport:
         return {
             **asdict(self),
             "candidates_per_s": self.candidates_per_s,
+            "built_per_s": self.built_per_s,
             "untuned": self.untuned,
             "best": self.best,
         }

@@ -17,12 +17,14 @@ import numpy as np
 
 from tvm_mobilenet.schedule.convolution import ConvPlan
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan
+from tvm_mobilenet.schedule.gated import GatedPlan
 from tvm_mobilenet.schedule.matmul import MatmulPlan
 from tvm_mobilenet.schedule.pool import PoolPlan
 from tvm_mobilenet.schedule.register_tile import column_panels, tile_cycles
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
+    GatedWorkload,
     MatmulWorkload,
     SeparableWorkload,
     TunableWorkload,
@@ -159,6 +161,23 @@ def features(workload: TunableWorkload, plan: Plan, cpu: Cpu) -> list[float]:
             *_matmul(block, plan.pointwise, cpu),
         ]
     nothing = [0.0] * 5
+    if isinstance(plan, GatedPlan):
+        assert isinstance(workload, GatedWorkload)
+        product = workload.pointwise
+        image_rows = product.rows // workload.batch
+        blocks = math.ceil(image_rows / plan.row_block)
+        task = MatmulWorkload(rows=plan.row_block, depth=product.depth, columns=product.columns)
+        return [
+            *_common(workload),
+            7,
+            plan.row_block,
+            blocks * plan.row_block / image_rows,
+            _imbalance(workload.batch * blocks, cpu.cores),
+            math.log2(plan.row_block * plan.scratch_stride),
+            plan.scratch_stride - product.depth,
+            *_NO_DEPTHWISE,
+            *_matmul(task, plan.pointwise, cpu),
+        ]
     if isinstance(plan, MatmulPlan):
         assert isinstance(workload, MatmulWorkload)
         parts = [*_NO_DEPTHWISE, *_matmul(workload, plan, cpu)]
@@ -206,6 +225,8 @@ def _matmul(w: MatmulWorkload, plan: MatmulPlan, cpu: Cpu) -> list[float]:
         _imbalance(tasks, cpu.cores),
         math.log2(w.depth),
         math.log2(w.depth * w.columns),
+        plan.depth_step,
+        float(plan.in_assembly),
     ]
 
 
@@ -224,11 +245,12 @@ def _depthwise(w: ConvWorkload, plan: DepthwisePlan, cpu: Cpu) -> list[float]:
         _imbalance(tasks, cpu.cores),
         math.log2(w.in_channels),
         w.stride[0],
+        plan.row_tile,
     ]
 
 
-_NO_MATMUL = [0.0] * 11
-_NO_DEPTHWISE = [0.0] * 10
+_NO_MATMUL = [0.0] * 13
+_NO_DEPTHWISE = [0.0] * 11
 
 
 def _imbalance(tasks: int, cores: int) -> float:

@@ -54,6 +54,8 @@ class Task:
 def _spell(w: TunableWorkload) -> str:
     if isinstance(w, SeparableWorkload):
         return f"{_spell(w.depthwise)} > {w.pointwise.columns}"
+    if isinstance(w, GatedWorkload):
+        return _spell(w.pointwise)
     if isinstance(w, MatmulWorkload):
         return f"{w.rows}x{w.depth}x{w.columns}"
     if isinstance(w, PoolWorkload):
@@ -70,7 +72,7 @@ class ModelTasks:
     tasks: tuple[Task, ...]
     """In the order in which they first occur."""
     left_as_computed: tuple[str, ...]
-    """Names of the kernels that no search changes: products behind a squeeze-and-excite gate."""
+    """Names of the kernels that no search changes: those of workloads that are not tunable."""
 
 
 def model_tasks(onnx_path: Path, target: TargetSpec) -> ModelTasks:
@@ -88,14 +90,14 @@ def model_tasks(onnx_path: Path, target: TargetSpec) -> ModelTasks:
 
     model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)), data_prop=True)
     selection = select_kernels(canonicalize(import_onnx(model)), target.cpu, note)
-    gated = [
-        f"{kernel.family} {_spell(kernel.workload.pointwise)}"
+    left = [
+        kernel.symbol
         for kernel in selection.kernels.values()
-        if isinstance(kernel.workload, GatedWorkload)
+        if not isinstance(kernel.workload, TunableWorkload)
     ]
     return ModelTasks(
         tuple(Task(family, workload, calls) for (family, workload), calls in found.items()),
-        tuple(dict.fromkeys(gated)),
+        tuple(left),
     )
 
 

@@ -35,7 +35,7 @@ from tvm_mobilenet.tuning.space import Space, plan_fault
 from tvm_mobilenet.tuning.state import Candidate, TaskState
 from tvm_mobilenet.tuning.store import Reading, Store
 from tvm_mobilenet.tuning.tasks import Task
-from tvm_mobilenet.tuning.workers import BuildPool, CandidateError
+from tvm_mobilenet.tuning.workers import Builds, CandidateError
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import TargetSpec
@@ -91,7 +91,7 @@ class Tuner:
         store: Store,
         reading: Reading,
         measurer: Measurer,
-        builders: BuildPool,
+        builders: Builds,
         budget: Budget,
         progress: Progress,
         seed: int = 0,
@@ -116,6 +116,7 @@ class Tuner:
             measurer=measurer,
         )
         self._slots = ThreadPoolExecutor(measurer.slots) if measurer.slots > 1 else None
+        self._built = 0
         self._last_shown = time.monotonic()
 
     def run(self) -> TuningReport:
@@ -147,7 +148,8 @@ class Tuner:
                 self._slots.shutdown(wait=False, cancel_futures=True)
         report = self.report()
         self._progress.done(
-            f"{report.trials} candidates, {report.candidates_per_s:.1f}/s; kernels take "
+            f"{report.trials} candidates; {report.built_per_s:.1f} built/s, "
+            f"{report.candidates_per_s:.1f} measured/s; kernels take "
             f"{100 * overall(self.states):.1f} % of what they did untuned"
         )
         return report
@@ -163,6 +165,7 @@ class Tuner:
             log=ledger.path,
             tasks=tuple(task_report(state) for state in self.states),
             trials=ledger.trials,
+            built=self._built,
             seconds=0.0 if is_dry_run else ledger.seconds,
             spent_before={"trials": ledger.spent_trials, "seconds": ledger.spent_seconds},
             is_dry_run=is_dry_run,
@@ -302,7 +305,13 @@ class Tuner:
             self._builders.submit({"workload": workload, "plan": plan_to_json(c.plan)})
             for c in candidates
         ]
+        for build in builds:
+            build.add_done_callback(self._count_build)
         return _Round(state, candidates, builds)
+
+    def _count_build(self, build: Future[dict[str, Any]]) -> None:
+        if not build.cancelled():
+            self._built += 1
 
     def _finish(self, round_: _Round) -> None:
         """Measure a round, let its best compete, and write it all down."""
@@ -397,12 +406,15 @@ class Tuner:
         now = time.monotonic()
         amount = 1.0 if self._budget.seconds is None else now - self._last_shown
         self._last_shown = now
-        rate = self._ledger.trials / max(1e-9, self._ledger.seconds)
+        seconds = max(1e-9, self._ledger.seconds)
         left = max(0.0, self._seconds_left())
-        untuned = f"{state.start.cost:.3f}" if state.start.figures else "?"
+        best, untuned = state.incumbent.cost, state.start.cost
+        share = f"{100 * best / untuned:.1f} % of untuned" if state.start.figures else "untuned: ?"
+        over = f", {best / state.floor:.2f}x its floor" if state.floor else ""
         self._progress.advance(
             amount,
-            f"{state.task.name}: {rate:.1f}/s, best {state.incumbent.cost:.3f} of {untuned}, "
-            f"floor {state.floor:.3f}; all {100 * overall(self.states):.1f} %; "
+            f"{state.task.name}: best {best:.3f}, {share}{over}; all "
+            f"{100 * overall(self.states):.1f} %; {self._built / seconds:.1f} built/s, "
+            f"{self._ledger.trials / seconds:.1f} measured/s; "
             f"{left // 60:.0f}:{left % 60:02.0f} left",
         )

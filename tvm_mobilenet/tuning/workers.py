@@ -12,18 +12,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tvm_mobilenet
 from tvm_mobilenet.errors import TuningError
 
-__all__ = ["BuildPool", "CandidateError", "WorkerProcess"]
+__all__ = ["BUILD_NICENESS", "BuildPool", "Builds", "CandidateError", "WorkerProcess"]
 
 _START_TIMEOUT_S = 120.0  # importing TVM from a cold disk
 _CLOSE_TIMEOUT_S = 2.0
-_BUILD_NICENESS = 10
+BUILD_NICENESS = 10
 """What is being timed goes first."""
 
 
@@ -167,6 +167,19 @@ class WorkerProcess:
         return f"its process ended with code {code}"
 
 
+class Builds(Protocol):
+    """What builds candidates for a search."""
+
+    def submit(self, message: Mapping[str, Any]) -> Future[dict[str, Any]]:
+        """Queue a build; the future raises `CandidateError` where it fails."""
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Return a context in which nothing is built that would disturb a measurement."""
+
+    def close(self) -> None:
+        """Drop what is queued, and end."""
+
+
 class BuildPool:
     """Builds candidates in several processes at once.
 
@@ -234,7 +247,7 @@ class BuildPool:
                 "tvm_mobilenet.tuning.building:Builder",
                 self._settings,
                 folder=self._settings["folder"],
-                niceness=_BUILD_NICENESS,
+                niceness=BUILD_NICENESS,
             )
             with self._lock:
                 self._workers.append(worker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -14,11 +15,19 @@ from tvm_mobilenet.inputs import in_onnx_layout
 from tvm_mobilenet.protocols import Executor
 from tvm_mobilenet.records import LayerRecord
 from tvm_mobilenet.verify.engines import onnx_file, onnx_session
-from tvm_mobilenet.verify.parity import ParityStatistics, compare_outputs, threshold_for
+from tvm_mobilenet.verify.parity import (
+    THRESHOLDS,
+    ParityStatistics,
+    compare_outputs,
+    threshold_for,
+)
+from tvm_mobilenet.verify.quantized import IntegerReference, read_float_model
 
 __all__ = ["DriftReport", "LayerDrift", "compare_layers"]
 
 Array = npt.NDArray[Any]
+
+_INT8 = THRESHOLDS["int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +45,26 @@ class LayerDrift:
     growth: float | None
     """`relative_l2` over that of the layer compared before: what this layer added."""
     exceeds: bool
-    """Whether `relative_l2` is above the threshold."""
+    """Whether `relative_l2` is above the threshold, or `steps` above 1."""
+    steps: int | None = None
+    """Of a quantized model: the largest difference of an integer, where the layer reads ONNX
+    Runtime's integers (on a board: its own)."""
+    float_snr_db: float | None = None
+    """Of a quantized model: ONNX Runtime's integers against the float model, signal over noise."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        names = ("index", "kernel", "family", "tensor", "relative_l2", "max_abs_error", "growth")
+        names = (
+            "index",
+            "kernel",
+            "family",
+            "tensor",
+            "relative_l2",
+            "max_abs_error",
+            "growth",
+            "steps",
+            "float_snr_db",
+        )
         values = {name: getattr(self, name) for name in names}
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -56,6 +80,8 @@ class DriftReport:
     layers: tuple[LayerDrift, ...]
     threshold: float
     """Relative L2 above which a layer counts as departed."""
+    is_integer: bool = False
+    """Whether the model is a quantized one: a layer of integers has departed beyond one step."""
 
     @property
     def first_departed(self) -> LayerDrift | None:
@@ -73,13 +99,20 @@ class DriftReport:
 
 
 def compare_layers(
-    artifact: Artifact, executor: Executor, inputs: Mapping[str, Array]
+    artifact: Artifact,
+    executor: Executor,
+    inputs: Mapping[str, Array],
+    float_onnx: Path | None = None,
 ) -> DriftReport:
     """Run one input through both and compare every tensor that both compute.
 
     ONNX Runtime gets a copy of the graph with those tensors among the outputs, its own graph
-    optimisations off, so that it computes each of them as the graph says.
+    optimisations off, so that it computes each of them as the graph says. Of a quantized model its
+    integers are compared, layer by layer, and those with the float model: the one in `float_onnx`,
+    or the same one without rounding.
     """
+    if artifact.manifest.dtype == "int8":
+        return _compare_integers(artifact, executor, inputs, float_onnx)
     layers = artifact.manifest.layers
     found = executor.layer_outputs(inputs)
     expected = _tensors_of(artifact, [layer.tensor for layer in layers if layer.tensor], inputs)
@@ -92,6 +125,51 @@ def compare_layers(
         if statistics is not None:
             before = statistics.relative_l2
     return DriftReport(tuple(rows), threshold_for("float32").relative_l2)
+
+
+def _compare_integers(
+    artifact: Artifact,
+    executor: Executor,
+    inputs: Mapping[str, Array],
+    float_onnx: Path | None,
+) -> DriftReport:
+    import onnx
+
+    manifest = artifact.manifest
+    feeds = {info.name: in_onnx_layout(inputs[info.name], info.layout) for info in manifest.inputs}
+    reference = IntegerReference(
+        onnx.load(str(onnx_file(artifact))),
+        [layer.tensor for layer in manifest.layers if layer.tensor],
+        feeds,
+        read_float_model(float_onnx) if float_onnx is not None else None,
+    )
+
+    def replace(index: int, ours: Array) -> Array | None:
+        layer = manifest.layers[index]
+        return reference.in_place_of(layer.tensor or "", ours, layer.layout)
+
+    rows = []
+    for layer, ours in zip(manifest.layers, executor.layer_outputs(inputs, replace), strict=True):
+        name = layer.tensor or ""
+        steps = reference.steps(name, ours, layer.layout)
+        theirs = reference.values.get(name)
+        statistics = _compare(layer, theirs, ours) if theirs is not None and steps is None else None
+        exceeds = statistics is not None and not statistics.relative_l2 <= _INT8.relative_l2
+        rows.append(
+            LayerDrift(
+                index=layer.index,
+                kernel=layer.kernel,
+                family=layer.family,
+                tensor=layer.tensor,
+                relative_l2=statistics.relative_l2 if statistics else None,
+                max_abs_error=statistics.max_abs_error if statistics else None,
+                growth=None,
+                exceeds=exceeds or (steps is not None and steps > 1),
+                steps=steps,
+                float_snr_db=reference.signal_to_noise_db(name),
+            )
+        )
+    return DriftReport(tuple(rows), _INT8.relative_l2, is_integer=True)
 
 
 def _compare(layer: LayerRecord, theirs: Array, ours: Array) -> ParityStatistics:

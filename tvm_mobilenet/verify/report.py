@@ -126,6 +126,7 @@ def verify(
     images: Path | str | Split | None = None,
     drift: bool = False,
     weights: Path | str | None = None,
+    float_onnx: Path | str | None = None,
     threads: int | None = None,
     seed: int = 0,
     device: Device | None = None,
@@ -142,6 +143,8 @@ def verify(
         drift: compare every layer's output as well.
         weights: the weight file of a trained model, where it lies neither in the current folder nor
             beside the artifact.
+        float_onnx: for `drift` of a quantized model: the float one that it was made from; None for
+            the quantized one without rounding.
         threads: how many threads the compiled model uses.
         seed: of the inputs.
         device: where the compiled model runs; None for this machine. The references run here.
@@ -171,7 +174,12 @@ def verify(
         collected = _collect(artifact, executor, engines, samples, progress)
         layers = None
         if drift:
-            layers = compare_layers(artifact, executor, next(samples.batches())[0])
+            layers = compare_layers(
+                artifact,
+                executor,
+                next(samples.batches())[0],
+                Path(float_onnx) if float_onnx is not None else None,
+            )
         return VerifyReport(
             artifact=str(path),
             model=manifest.model.name,
@@ -181,7 +189,7 @@ def verify(
             threads=executor.threads,
             source=samples.source,
             inputs=samples.count,
-            comparisons=tuple(_comparisons(collected)),
+            comparisons=tuple(_comparisons(collected, manifest.dtype)),
             not_compared=not_compared,
             accuracy=_accuracy(samples, collected),
             drift=layers,
@@ -286,11 +294,17 @@ def _collect(
     return collected
 
 
-def _comparisons(collected: _Collected) -> Iterator[ParityStatistics]:
+def _comparisons(collected: _Collected, dtype: str) -> Iterator[ParityStatistics]:
+    is_integer = dtype == "int8"
     for engine, outputs in collected.items():
         if engine != COMPILED:
             for name, expected in outputs.items():
-                yield compare_outputs(engine, name, expected, collected[COMPILED][name])
+                judged_as = None
+                if is_integer:
+                    judged_as = "int8" if engine == OnnxRuntime.name else "int8 against float32"
+                yield compare_outputs(
+                    engine, name, expected, collected[COMPILED][name], judged_as=judged_as
+                )
 
 
 def _accuracy(samples: _Samples, collected: _Collected) -> AccuracyReport | None:

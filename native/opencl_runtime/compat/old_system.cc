@@ -1,7 +1,7 @@
 // What the compiler here takes from glibc and libstdc++ newer than those of boards.
 //
-// Compiled into libraries for boards alone. GCC 12's headers call these; glibc 2.28 and libstdc++ of
-// GCC 8, which TVM's own libraries are content with, do not have them.
+// Compiled into libraries for boards alone. GCC 12's headers call these; glibc 2.28 and libstdc++
+// of GCC 8, which TVM's own libraries are content with, do not have them.
 #include <new>
 #include <sstream>
 

@@ -66,6 +66,7 @@ from tvm_mobilenet.frontend.passes.quantized import (
     QuantizedTensor,
     Steps,
     quantization_of,
+    round_constant,
 )
 
 __all__ = ["integerize"]
@@ -143,6 +144,8 @@ class _Walk:
         self._tensors: dict[Any, QuantizedTensor] = {}
         """By the float variable that stands for them."""
         self._constants: dict[Any, QuantizedConstant] = {}
+        self._rounded: dict[Any, np.ndarray] = {}
+        """Float constants that the file leaves to be quantized."""
 
     def visit(self, binding: Binding) -> None:
         """Rewrite one binding, with those behind it that it takes over."""
@@ -177,7 +180,9 @@ class _Walk:
         var, call = binding.var, binding.value
         scale, zero_point, dtype = quantization_of(call, f"DequantizeLinear {var.name!r}")
         source = call.args[0]
-        array = constant_array(source)
+        array = self._rounded.get(source)
+        if array is None:
+            array = constant_array(source)
         if array is not None:
             constant = QuantizedConstant(array, scale, zero_point, int(call.attrs.axis))
             self._constants[var] = constant
@@ -231,6 +236,13 @@ class _Walk:
 
     def _quantize(self, binding: Binding) -> None:
         """Quantize what is float32, or leave integers as they are where nothing changes."""
+        weights = self._constant(binding.value.args[0])
+        if weights is not None:
+            where = f"QuantizeLinear {binding.var.name!r}"
+            integers = round_constant(weights, binding.value, where)
+            self._rounded[binding.var] = integers
+            self.steps.bind(binding.var, relax.const(integers))
+            return
         x, out = binding.value.args[0], self._target(binding.var, binding.value)
         known = self._tensors.get(x)
         if known is not None and known.same_as(out):
@@ -246,6 +258,10 @@ class _Walk:
             scaled = self.steps.emit(f"{name}_scaled", relax.op.multiply(x, factor))
         self.islands.quantized(x)
         self._becomes(binding.var, self.steps.round_and_clip(scaled, out, name))
+
+    def _constant(self, expr: Any) -> np.ndarray | None:
+        known = self._constants.get(expr)
+        return known.floats() if known is not None else constant_array(expr)
 
     def _becomes(self, var: Any, tensor: QuantizedTensor) -> None:
         """Put integers in the place of what a quantize made."""

@@ -9,7 +9,7 @@ from tvm_mobilenet._tvm import IRModule, Op, relax
 from tvm_mobilenet.frontend.dataflow import Binding
 from tvm_mobilenet.records import FloatIsland
 
-__all__ = ["Islands", "float_islands", "with_islands"]
+__all__ = ["Islands", "float_islands", "is_integer", "with_islands"]
 
 _ATTRIBUTE = "tvm_mobilenet.float_islands"
 
@@ -73,3 +73,8 @@ def float_islands(mod: IRModule) -> tuple[FloatIsland, ...]:
     if text is None:
         return ()
     return tuple(FloatIsland.model_validate(record) for record in json.loads(str(text)))
+
+
+def is_integer(mod: IRModule) -> bool:
+    """Tell whether a module was a quantized one."""
+    return _ATTRIBUTE in dict(mod.attrs or {})

@@ -11,7 +11,14 @@ from tvm_mobilenet._tvm import relax
 from tvm_mobilenet.errors import UnsupportedOpError
 from tvm_mobilenet.frontend.dataflow import Binding, constant_array
 
-__all__ = ["Activations", "QuantizedConstant", "QuantizedTensor", "Steps", "quantization_of"]
+__all__ = [
+    "Activations",
+    "QuantizedConstant",
+    "QuantizedTensor",
+    "Steps",
+    "quantization_of",
+    "round_constant",
+]
 
 Activations = Literal["int8", "uint8"]
 
@@ -56,11 +63,16 @@ class QuantizedConstant:
 
     def floats(self) -> np.ndarray:
         """Return what the integers stand for, as float32."""
+        zero_point = self.spread(self.zero_point).astype(np.int32)
+        shifted = self.array.astype(np.int32) - zero_point
+        return np.asarray(shifted.astype(np.float32) * self.spread(self.scale), np.float32)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Shape one number, or one for each index of the axis, to go with the array."""
         shape = [1] * self.array.ndim
-        if self.scale.size > 1:
-            shape[self.axis] = self.scale.size
-        shifted = self.array.astype(np.int32) - self.zero_point.astype(np.int32).reshape(shape)
-        return np.asarray(shifted.astype(np.float32) * self.scale.reshape(shape), np.float32)
+        if values.size > 1:
+            shape[self.axis] = values.size
+        return values.reshape(shape)
 
     def transposed(self, axes: list[int]) -> QuantizedConstant:
         """Return the same with its axes in another order."""
@@ -98,6 +110,15 @@ def quantization_of(call: Any, where: str) -> tuple[np.ndarray, np.ndarray, str]
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise UnsupportedOpError(f"{where}: scale {scale.min()} is not a positive number")
     return scale.astype(np.float32), zero_point, str(zero_point.dtype)
+
+
+def round_constant(values: np.ndarray, call: Any, where: str) -> np.ndarray:
+    """Quantize a constant as the file asks for: weights that are stored in float32."""
+    scale, zero_point, dtype = quantization_of(call, where)
+    spread = QuantizedConstant(values, scale, zero_point, int(call.attrs.axis)).spread
+    ends = np.iinfo(dtype)
+    steps = np.rint(values / spread(scale)) + spread(zero_point).astype(np.int64)
+    return np.clip(steps, ends.min, ends.max).astype(dtype)
 
 
 @dataclass

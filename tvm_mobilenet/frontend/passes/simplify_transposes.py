@@ -25,7 +25,7 @@ def simplify_transposes(mod: IRModule) -> IRModule:
         1. permute_dims(constant)               ->  constant
         2. permute_dims(permute_dims(x, p), q)  ->  permute_dims(x, p[q]), or x where that is none
         3. permute_dims(x) over extents of 1    ->  reshape(x)
-        4. reshape(reshape(x))                  ->  reshape(x)
+        4. reshape(reshape(x))                  ->  reshape(x), or x where that has the shape
         5. permute_dims(nn.pad(x, w), p)        ->  nn.pad(permute_dims(x, p), w[p])
     """
     flow = Dataflow(mod)
@@ -89,5 +89,9 @@ def _simplified(call: Any, definitions: dict[Any, Any]) -> Any:
     shape = static_shape(x)
     moved = [axis for axis in axes if shape[axis] != 1]
     if moved == sorted(moved):  # case 3
-        return relax.op.reshape(x, [shape[axis] for axis in axes])
+        wanted = tuple(shape[axis] for axis in axes)
+        before = definitions.get(x)
+        if is_call(before, "reshape"):  # case 4
+            x = before.args[0]
+        return x if static_shape(x) == wanted else relax.op.reshape(x, wanted)
     return call

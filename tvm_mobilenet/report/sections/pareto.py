@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 from tvm_mobilenet.report.data import (
     Axis,
     Cell,
@@ -21,6 +23,9 @@ from tvm_mobilenet.report.read import Records
 
 __all__ = ["pareto_section"]
 
+Need = Callable[[CandidateForm], float | None]
+"""What is to be small; None where it was not measured."""
+
 
 def pareto_section(records: Records) -> Section | None:
     """Show what explorations found."""
@@ -33,7 +38,7 @@ def pareto_section(records: Records) -> Section | None:
         name="choice",
         title="Choice of a model",
         lead=" ".join(_answer(one) for one in found),
-        charts=tuple(chart for one in found if (chart := _chart(one)) is not None),
+        charts=tuple(chart for one in found for chart in _charts(one)),
         tables=tuple(_table(one) for one in found),
         notes=tuple(notes),
     )
@@ -64,26 +69,51 @@ def _title(candidate: CandidateForm) -> str:
     return f"{candidate.model}{suffix}"
 
 
-def _chart(one: ExplorationForm) -> Chart | None:
-    measured = [c for c in one.candidates if c.cost is not None]
-    if not measured:
-        return None
-    front = sorted((c for c in measured if _title(c) in one.front), key=lambda c: c.cost or 0)
+def _charts(one: ExplorationForm) -> Iterator[Chart]:
+    """Draw accuracy against each need that was measured."""
+    budget_mb = one.budget_mb
+    needs: tuple[tuple[str, str, float | None, tuple[str, ...], Need], ...] = (
+        ("cost of one inference", one.unit, one.budget, one.front, lambda c: c.cost),
+        ("size of the library", "MB", budget_mb, one.front_by_size, lambda c: _mb(c.size_bytes)),
+        ("memory added", "MB", None, one.front_by_memory, lambda c: _mb(c.peak_bytes)),
+    )
+    for label, unit, budget, front, need in needs:
+        chart = _chart(one, label, unit, budget, front, need)
+        if chart is not None:
+            yield chart
 
-    def points(some: list[CandidateForm], *, named: bool) -> tuple[Point, ...]:
+
+def _mb(size_bytes: int | None) -> float | None:
+    return size_bytes / 1e6 if size_bytes else None
+
+
+def _chart(
+    one: ExplorationForm,
+    label: str,
+    unit: str,
+    budget: float | None,
+    names: tuple[str, ...],
+    need: Need,
+) -> Chart | None:
+    measured = [(value, c) for c in one.candidates if (value := need(c)) is not None]
+    if not measured or not names:
+        return None
+
+    def points(some: list[tuple[float, CandidateForm]], *, named: bool) -> tuple[Point, ...]:
         return tuple(
             Point(
-                x=c.cost or 0,
+                x=value,
                 y=c.accuracy,
-                title=f"{_title(c)}: {c.accuracy:g} %, {short(c.cost or 0)} {one.unit}",
+                title=f"{_title(c)}: {c.accuracy:g} %, {short(value)} {unit}",
                 label=_title(c).removeprefix("mobilenet_") if named else "",
             )
-            for c in some
+            for value, c in some
         )
 
-    beaten = [c for c in measured if _title(c) not in one.front]
-    chosen = [c for c in measured if _title(c) in (one.best, one.runner_up)]
-    looks: tuple[tuple[str, list[CandidateForm], Shape, Tone, bool], ...] = (
+    front = sorted((pair for pair in measured if _title(pair[1]) in names), key=lambda p: p[0])
+    beaten = [pair for pair in measured if _title(pair[1]) not in names]
+    chosen = [pair for pair in measured if _title(pair[1]) in (one.best, one.runner_up)]
+    looks: tuple[tuple[str, list[tuple[float, CandidateForm]], Shape, Tone, bool], ...] = (
         ("beaten in both", beaten, "circle", "faint", False),
         ("on the front", front, "circle", "ours", True),
         ("best and runner-up", chosen, "ring", "second", False),
@@ -94,23 +124,17 @@ def _chart(one: ExplorationForm) -> Chart | None:
         if some
     ]
     if len(front) > 1:
-        series.insert(
-            0,
-            Series(
-                name="front",
-                points=points(front, named=False),
-                kind="steps",
-                tone="ours",
-                in_key=False,
-            ),
-        )
+        steps = points(front, named=False)
+        series.insert(0, Series(name="", points=steps, kind="steps", tone="ours", in_key=False))
+    guides = (Guide(label=f"budget {budget:g} {unit}", x=budget, tone="alarm"),) if budget else ()
     return Chart(
-        title=f"{one.target}, {plural(one.threads, 'thread')}: accuracy against cost",
-        summary=f"{plural(len(measured), 'model')} measured, {len(front)} on the Pareto front.",
-        x=Axis(label="cost of one inference", unit=one.unit, log=True),
+        title=f"{one.target}, {plural(one.threads, 'thread')}: accuracy against {label}",
+        summary=f"{plural(len(measured), 'model')} measured, {len(front)} on the Pareto front: "
+        "no other is as accurate and needs no more.",
+        x=Axis(label=label, unit=unit, log=True),
         y=Axis(label="top-1 accuracy", unit="%"),
         series=tuple(series),
-        guides=(Guide(label=f"budget {one.budget:g} {one.unit}", x=one.budget, tone="alarm"),),
+        guides=guides,
     )
 
 
@@ -137,7 +161,15 @@ def _table(one: ExplorationForm) -> Table:
                 candidate.cost,
                 candidate.size_bytes / 1e6 if candidate.size_bytes else None,
                 candidate.peak_bytes / 1e6 if candidate.peak_bytes else None,
-                "yes" if _title(candidate) in one.front else "",
+                ", ".join(
+                    name
+                    for name, front in (
+                        ("cost", one.front),
+                        ("size", one.front_by_size),
+                        ("memory", one.front_by_memory),
+                    )
+                    if _title(candidate) in front
+                ),
             )
         )
     return Table(
@@ -153,7 +185,7 @@ def _table(one: ExplorationForm) -> Table:
             Column(name="cost", title="measured", unit=one.unit, style="fixed", decimals=2),
             Column(name="library_mb", title="library", unit="MB", style="fixed", decimals=2),
             Column(name="memory_mb", title="memory added", unit="MB", style="fixed", decimals=1),
-            Column(name="front", title="on the front"),
+            Column(name="front", title="on the front of"),
         ),
         rows=tuple(rows),
         ours=frozenset(ours),

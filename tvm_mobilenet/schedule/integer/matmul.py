@@ -312,8 +312,7 @@ def _split(
         chunks = math.ceil(len(weights) / plan.chunk) * math.ceil(weights.shape[1] / 4)
         if len(rest) // 8 <= _MOST_ENTRIES * chunks:
             return (plan, main, rest, places) if len(rest) else (plan, main, None, None)
-        # Half a chunk at a time where there is no loop: fewer registers, and no spills.
-        plan = replace(plan, sums=2, chunk=CHUNK if len(weights) <= 32 else plan.chunk)
+        plan = replace(plan, sums=2)
     main, rest, places = split_weights(weights, plan)
     return (plan, main, rest, places) if len(rest) else (plan, main, None, None)
 
@@ -342,7 +341,10 @@ def split_weights(
         # (groups, products of a sum, lanes, columns)
         group = main[start:stop].reshape(-1, sums, 8, columns)
         excess = np.abs(group).sum(axis=1) - _INT16_WEIGHTS
-        order = np.argsort(-np.abs(group), axis=1, kind="stable")
+        # One product of eight lanes is one entry: take all from it if that is enough.
+        enough = (np.abs(group) >= excess[:, None]).all(axis=2)
+        first = np.argmax(enough, axis=1)[:, None, None, :] == np.arange(sums)[:, None, None]
+        order = np.argsort(-np.abs(group) - 1000 * first, axis=1, kind="stable")
         out = np.zeros_like(group)
         for rank in range(sums):
             at = order[:, rank : rank + 1]
@@ -372,7 +374,7 @@ def write_integer_matmul(
     x_shape: tuple[int, ...] | None = None,
     y_shape: tuple[int, ...] | None = None,
 ) -> PrimFunc:
-    """Write the kernel (x, w, bias, scale[, rest, places]) -> y, packed by `pack_integer_matmul`."""
+    """Write the kernel (x, w, bias, scale[, rest, places]) -> y, laid out as packed."""
     w = workload
     parameters = [
         Parameter("x", x_shape or (w.rows, w.depth), w.dtype),

@@ -1,0 +1,58 @@
+"""The logs that come with the project: whole, for their targets, and of use with this version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tuning.conftest import make_record
+from tvm_mobilenet import targets as targets_module
+from tvm_mobilenet.targets import list_targets, load_target, shipped_folder
+from tvm_mobilenet.tuning.recorded import RecordedPlans, read_stores, unfit
+from tvm_mobilenet.tuning.records import plan_from, workload_from
+from tvm_mobilenet.tuning.space import Space, plan_fault
+from tvm_mobilenet.tuning.store import FILE_NAME, Store, shipped_store
+
+SHIPPED = shipped_store().targets()
+
+
+def test_there_is_nothing_but_logs_of_known_targets():
+    folder = shipped_folder("tuning_logs")
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != "README":
+            assert path.name == FILE_NAME
+            assert path.parent.parent == folder
+            assert path.parent.name in list_targets()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_log_serves_its_target(name: str):
+    target = load_target(name)
+    found = shipped_store().read(name)
+    assert not found.problems
+    assert found.trials
+    for record in found.trials:
+        assert record.target == name
+        assert record.verdict == "accepted"
+        assert unfit(record, target) is None
+        assert (
+            plan_fault(workload_from(record.workload), plan_from(record.plan), target.cpu) is None
+        )
+        assert (record.counts is not None) == (record.conditions.cost == "instructions")
+
+
+def test_a_shipped_log_is_used_for_its_fingerprint_alone(tmp_path: Path, monkeypatch):
+    """As installed: a log in the package's own folder, and nothing of the user's."""
+    rpi4 = load_target("rpi4")
+    record = make_record(rpi4, ratio=0.5)
+    monkeypatch.setattr(targets_module, "__file__", str(tmp_path / "tvm_mobilenet/targets.py"))
+    inside = tmp_path / "tvm_mobilenet/_data/tuning_logs"
+    Store(inside).append("rpi4", [record])
+    assert shipped_store().folder == inside
+    workload = workload_from(record.workload)
+    nobody = tmp_path / "nobody"
+    plans = RecordedPlans(rpi4, read_stores(rpi4, nobody))
+    assert plans("pointwise", workload) == Space(workload, rpi4.cpu).start
+    changed = rpi4.model_copy(update={"cpu": rpi4.cpu.model_copy(update={"l2_kib": 1024})})
+    assert RecordedPlans(changed, read_stores(changed, nobody))("pointwise", workload) is None

@@ -1,0 +1,1 @@
+"""Post-training quantization: a float ONNX file and some inputs to a QDQ ONNX file."""
