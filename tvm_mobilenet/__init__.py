@@ -26,6 +26,7 @@ _EXPORTS = {
     "load_target": ("tvm_mobilenet.targets", "load_target"),
     "measure_artifact": ("tvm_mobilenet.measure", "measure"),
     "open_artifact": ("tvm_mobilenet.artifact", "open_artifact"),
+    "predict_model": ("tvm_mobilenet.predict", "predict_model"),
     "quantize_model": ("tvm_mobilenet.quantize.quantizer", "quantize_model"),
     "run_model": ("tvm_mobilenet.run", "run"),
     "run_tracker": ("tvm_mobilenet.rpc.tracker", "run_tracker"),

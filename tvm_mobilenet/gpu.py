@@ -6,12 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Architecture", "CpuFamily", "Gpu"]
+__all__ = ["Architecture", "Gpu"]
 
 Architecture = Literal["midgard", "bifrost", "valhall", "generic"]
-
-CpuFamily = Literal["dense", "pool", "fallback"]
-"""Kernels that a target may leave to its CPU: little work, or work that no kernel is made for."""
 
 
 class Gpu(BaseModel):
@@ -57,8 +54,6 @@ class Gpu(BaseModel):
     """Peak bandwidth of its memory, 1e9 bytes a second; for estimates only."""
     freq_mhz: int = Field(ge=1)
     """Highest clock, for estimates only."""
-    cpu_families: tuple[CpuFamily, ...] = ()
-    """What is computed by the CPU in a library for this target; a choice, not a figure."""
 
     def lanes(self, dtype: str) -> int:
         """Return how many values of `dtype` one load takes, at most 16 as OpenCL has them."""

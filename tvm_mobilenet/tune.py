@@ -81,10 +81,11 @@ def tune_model(
     budget_seconds = _checked_budget(trials, minutes)
     builders = _checked_builders(builders)
 
+    from tvm_mobilenet.tuning.budget import Budget
     from tvm_mobilenet.tuning.recorded import read_stores
     from tvm_mobilenet.tuning.store import user_store
     from tvm_mobilenet.tuning.tasks import model_tasks
-    from tvm_mobilenet.tuning.tuner import Budget, Tuner
+    from tvm_mobilenet.tuning.tuner import Tuner
 
     measurer = measurer or _measurer(spec, device, cpus, threads, cache, cost)
     with ExitStack() as stack:
@@ -169,10 +170,25 @@ def _measurer(
         raise UsageError(
             f"cost {cost}: only an emulated board counts instructions; give --emulated"
         )
+    if spec.gpu is not None:
+        return _opencl_measurer(spec, cache)
     from tvm_mobilenet.tuning.local import LocalMeasurer
 
     _check_is_host(spec)
     return LocalMeasurer(spec, threads=threads, cache=cache)
+
+
+def _opencl_measurer(spec: TargetSpec, cache: Literal["cold", "warm"]) -> Measurer:
+    if not spec.is_host:
+        raise UsageError(
+            f"target {spec.name}: its GPU is on a board; candidates are measured on this machine's "
+            "OpenCL device, with --target opencl-generic"
+        )
+    from tvm_mobilenet.opencl.runtime import local_device
+    from tvm_mobilenet.tuning.opencl_measurer import OpenCLMeasurer
+
+    local_device()  # says what is missing before anything is built
+    return OpenCLMeasurer(spec, cache=cache)
 
 
 def _checked_budget(trials: int | None, minutes: float | None) -> float | None:

@@ -22,7 +22,7 @@ def test_the_answer_is_printed_and_kept(cli, tmp_path, scripted):
     lines = out.out.splitlines()
     assert any(line.startswith(f"best      {kept['best']}: ") for line in lines)
     assert any(line.startswith(f"runner-up {kept['runner_up']}: ") for line in lines)
-    assert f"compile {kept['best']} --target rpi4" in lines[-1]
+    assert f"compile {kept['best']} --weights FILE --target rpi4" in lines[-1]
 
 
 def test_json_is_what_is_kept(cli, tmp_path, scripted):

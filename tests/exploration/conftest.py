@@ -41,6 +41,7 @@ class ScriptedProber:
         factor = FAMILY_FACTORS[candidate.family.split("_")[1]]
         rng = random.Random(f"{self.seed} {candidate.name}")
         overhead = 0.08 if self.conditions.unit == "ms" else 0.0
+        factor /= 3.0 if candidate.dtype == "int8" else 1.0
         exact = self.ms_per_gmac * candidate.macs / 1e9 * factor + overhead
         return exact * math.exp(rng.uniform(-self.noise, self.noise))
 

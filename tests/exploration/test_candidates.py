@@ -34,6 +34,19 @@ def test_an_unknown_family_is_refused(word):
         list_candidates([word])
 
 
+def test_int8_models_are_those_with_a_published_int8_accuracy():
+    found = list_candidates(dtypes=["int8"])
+    assert {one.family.split("_")[1] for one in found} == {"v1", "v3"}
+    by_name = {one.name: one for one in found}
+    assert by_name["mobilenet_v1_1.0_224 int8"].accuracy == 69.7
+    assert by_name["mobilenet_v3_large_1.0_224 int8"].accuracy == 73.9
+    assert "mobilenet_v3_large_0.75_224 int8" not in by_name  # not published
+    both = list_candidates(dtypes=["float32", "int8"])
+    assert len(both) == len(found) + len(list_candidates())
+    float32 = next(one for one in both if one.name == "mobilenet_v1_1.0_224")
+    assert float32.weight_bytes == 4 * by_name["mobilenet_v1_1.0_224 int8"].weight_bytes
+
+
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(SpecError, match="dtype 'int4'"):
         list_candidates(dtypes=["int4"])

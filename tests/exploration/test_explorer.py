@@ -23,9 +23,9 @@ def run(tmp_path, prober, **more):
     return explore("rpi4", out=tmp_path / "e", prober=prober, **more)
 
 
-def everything(prober, budget):
+def everything(prober, budget, dtypes=("float32",)):
     """Measure all, and choose."""
-    found = [Measured(one, prober.record(one)) for one in list_candidates()]
+    found = [Measured(one, prober.record(one)) for one in list_candidates(dtypes=dtypes)]
     return found, choose(found, budget)
 
 
@@ -47,6 +47,18 @@ def test_it_finds_what_measuring_everything_would_find(budget, seed, tmp_path):
     sizes = {one.candidate.name: one.candidate.weight_bytes for one in found}
     # One of two models of a size and an accuracy stands for both.
     assert {sizes[name] for name in by_size} <= {sizes[name] for name in result.front_by_size}
+
+
+@pytest.mark.parametrize("budget", [1.0, 3.0, 8.0])
+def test_float_and_int8_models_are_chosen_among_together(budget, tmp_path, prober):
+    dtypes = ("float32", "int8")
+    result = run(tmp_path, prober, budget_ms=budget, dtypes=dtypes)
+    _, (best, _) = everything(prober, Budget(cost=budget, unit="ms"), dtypes)
+    assert result.best is not None
+    assert best is not None
+    assert result.best.candidate == best.candidate
+    assert any("int8" in name for name in prober.probed)
+    assert any("quantization-aware" in note for note in result.notes)
 
 
 def test_what_is_beaten_is_not_measured(tmp_path, prober):
@@ -237,6 +249,22 @@ def test_models_are_compiled_and_timed_here(tmp_path):
     assert large.status == "too slow"
     assert result.best == small.measured
     assert result.accuracy_source == "mine.csv, the user's own"
+
+
+@pytest.mark.slow
+def test_int8_models_are_quantized_and_timed_here(tmp_path):
+    accuracy = tmp_path / "mine.csv"
+    accuracy.write_text("model,accuracy,dtype\nmobilenet_v1_0.25_32,50,int8\n")
+    result = explore(
+        "host",
+        budget_ms=100.0,
+        dtypes=["float32", "int8"],
+        accuracy=accuracy,
+        out=tmp_path / "e",
+        threads=1,
+    )
+    assert result.best is not None
+    assert result.best.candidate.name == "mobilenet_v1_0.25_32 int8"
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def network(zero: np.generic) -> onnx.ModelProto:
     y = conv(y, "pw", (CHANNELS, CHANNELS, 1, 1))
     y = graph.through(graph.node("Add", [x, y], "sum"), "total", 0.09, zero)
     y = graph.node("GlobalAveragePool", [y], "mean")
-    y = graph.through(graph.node("Flatten", [y], "flat"), "pooled", 0.04, zero)
+    y = graph.node("Flatten", [graph.through(y, "pooled", 0.04, zero)], "flat")
     weight = rng.integers(-127, 128, (CHANNELS, 10)).astype(np.int8)
     scale = rng.uniform(0.001, 0.01, 10).astype(np.float32)
     w = graph.dequantize(graph.constant(weight), "fc_w", scale, np.zeros(10, np.int8), axis=1)

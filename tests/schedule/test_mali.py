@@ -18,8 +18,10 @@ from tvm_mobilenet.schedule.mali.occupancy import (
     launch_fault,
     threads_in_flight,
 )
+from tvm_mobilenet.schedule.mali.predict import predict_kernel, predict_selection
 from tvm_mobilenet.schedule.mali.product import GpuProductPlan, pack_product, plan_product
 from tvm_mobilenet.schedule.mali.select import select_gpu_kernels
+from tvm_mobilenet.schedule.select import KernelCall
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
     Epilogue,
@@ -203,3 +205,25 @@ def test_half_is_refused_where_the_device_has_none():
     selection = select_gpu_kernels(network("float16"), gpu_of(target.name))
     with pytest.raises(CompileError, match=r"is float16, which .* does not compute"):
         schedule_rest(selection.mod, set(selection.kernels), target)
+
+
+def test_a_prediction_is_the_tighter_of_two_limits():
+    gpu = gpu_of("rk3399-mali")  # 25.6 G multiply-adds and 12.8 GB a second
+    wide, thin = (
+        MatmulWorkload(rows=196, depth=512, columns=512),
+        MatmulWorkload(rows=1, depth=512, columns=512),
+    )
+    found = [
+        predict_kernel(KernelCall("k", "pointwise", w, families.compute_plan(w, gpu)), gpu)
+        for w in (wide, thin)
+    ]
+    assert [one.bound for one in found] == ["compute", "memory"]
+    assert found[0].ms == pytest.approx(196 * 512 * 512 / 25.6e6)
+    assert found[1].ms == pytest.approx(4 * (512 * 512 + 1024) / 12.8e6)
+
+
+def test_every_kernel_of_a_network_is_predicted():
+    gpu = gpu_of("rk3399-mali")
+    (found,) = predict_selection(select_gpu_kernels(network(), gpu), gpu)
+    assert (found.family, found.calls, found.macs) == ("pointwise", 1, 36 * 8 * 16)
+    assert found.threads == threads_in_flight(found.registers, gpu)

@@ -68,6 +68,9 @@ app.command(epilog=_example("models"))(models.models)
 _targets = typer.Typer(rich_markup_mode=None)
 _targets.callback(invoke_without_command=True, epilog=_example("targets"))(targets.targets)
 _targets.command(epilog=_example("targets show rpi4"))(targets.show)
+_targets.command(epilog=_example("targets predict rk3399-mali mobilenet_v1_1.0_224"))(
+    targets.predict
+)
 app.add_typer(_targets, name="targets")
 
 _logs = typer.Typer(rich_markup_mode=None, no_args_is_help=True)

@@ -65,7 +65,7 @@ def explore(
         ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option("--dtype", metavar="LIST", help="Of the compiled models.")
+        str, typer.Option("--dtype", metavar="LIST", help="float32, int8 or float32,int8.")
     ] = "float32",
     accuracy: Annotated[
         Path | None,
@@ -183,10 +183,14 @@ def _print(found: Exploration) -> None:
                 f"{word:<10}{one.candidate.name}: {one.candidate.accuracy:g} %, {one.cost:.3f} "
                 f"{unit}, {size:.2f} MB"
             )
-    print_line(
-        f"compile   tvm-mobilenet compile {found.best.candidate.model} --target "
-        f"{found.conditions.target} --weights FILE -o DIR"
-    )
+    name, target = found.best.candidate.model, found.conditions.target
+    if found.best.candidate.dtype == "int8":
+        print_line(f"quantize  tvm-mobilenet quantize {name} --calibration DIR -o {name}.onnx")
+        print_line(f"compile   tvm-mobilenet compile {name}.onnx --target {target} -o DIR")
+    else:
+        print_line(
+            f"compile   tvm-mobilenet compile {name} --weights FILE --target {target} -o DIR"
+        )
 
 
 def _row(outcome: Outcome, found: Exploration) -> tuple[object, ...]:

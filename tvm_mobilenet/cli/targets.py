@@ -1,7 +1,8 @@
-"""`tvm-mobilenet targets` and `targets show`."""
+"""`tvm-mobilenet targets`, `targets show` and `targets predict`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -105,6 +106,51 @@ def _spelled(options: Mapping[str, object]) -> str:
 
 def _plain(value: object) -> object:
     return (", ".join(map(str, value)) or "none") if isinstance(value, list) else value
+
+
+def predict(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE.toml", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL|FILE.onnx", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a GPU's figures predict for each kernel of a model; nothing is measured.
+
+    A kernel takes no less than its multiply-adds at the device's peak and its bytes at the
+    bandwidth of its memory.
+    """
+    from tvm_mobilenet.predict import predict_model
+
+    with show_progress() as progress:
+        spec = load_shown(name, progress)
+        found = predict_model(model, target=spec, progress=progress)
+    assert spec.gpu is not None
+    if as_json:
+        print_json([{**asdict(one), "ms": one.ms, "bound": one.bound} for one in found])
+        return
+    gpu = spec.gpu
+    print_line(
+        f"{model} on {gpu.model}: {gpu.peak_gflops:.0f} GFLOP/s and {gpu.bandwidth_gbs:g} GB/s at "
+        "best; predicted from these, not measured"
+    )
+    head = ("kernel", "calls", "MMACs", "kB", "compute ms", "memory ms", "bound", "registers")
+    print_table(
+        (*head, "threads a core"),
+        [
+            (
+                one.kernel,
+                one.calls,
+                f"{one.macs / 1e6:.2f}",
+                f"{one.bytes / 1e3:.0f}",
+                f"{one.compute_ms:.3f}",
+                f"{one.memory_ms:.3f}",
+                one.bound,
+                one.registers,
+                one.threads,
+            )
+            for one in found
+        ],
+    )
+    print_line(f"no inference takes less than {sum(one.ms * one.calls for one in found):.2f} ms")
 
 
 def _load(name: str) -> TargetSpec:

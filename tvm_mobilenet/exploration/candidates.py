@@ -14,8 +14,9 @@ from tvm_mobilenet.models.spec import FAMILIES, MODELS, ModelSpec, get_model_spe
 
 __all__ = ["DTYPES", "PUBLISHED", "Candidate", "list_candidates"]
 
-DTYPES = ("float32",)
-"""What `compile_model` can make of a model's name."""
+DTYPES = ("float32", "int8")
+"""What can be compiled of a model's name: int8 by way of `quantize_model`."""
+_WEIGHT_BYTES = {"float32": 4, "int8": 1}
 
 PUBLISHED = "published ImageNet top-1 of the authors' own weights"
 
@@ -63,22 +64,29 @@ def list_candidates(
     for dtype in dtypes:
         if dtype not in DTYPES:
             raise SpecError(
-                f"dtype {dtype!r}: a model's name is compiled in {', '.join(DTYPES)}"
+                f"dtype {dtype!r}: models are compiled in {', '.join(DTYPES)}"
                 f"{suggestion(dtype, DTYPES)}"
             )
     if accuracy is not None:
         found = _of_file(Path(accuracy), wanted, dtypes)
     else:
         found = [
-            _candidate(spec, dtype, figures.top1)
+            _candidate(spec, dtype, top1)
             for spec in MODELS.values()
             for dtype in dtypes
-            if spec.family in wanted and (figures := spec.published) is not None
+            if spec.family in wanted and (top1 := _published(spec, dtype)) is not None
         ]
     if not found:
         where = f"accuracy {accuracy}" if accuracy is not None else "families"
         raise SpecError(f"{where}: no model of {', '.join(wanted)} is in it")
     return sorted(found, key=lambda one: (-one.accuracy, one.macs))
+
+
+def _published(spec: ModelSpec, dtype: str) -> float | None:
+    figures = spec.published
+    if figures is None:
+        return None
+    return figures.top1_int8 if dtype == "int8" else figures.top1
 
 
 def _wanted_families(families: Sequence[str] | None, known: Sequence[str]) -> list[str]:
@@ -109,7 +117,7 @@ def _candidate(spec: ModelSpec, dtype: str, accuracy: float) -> Candidate:
         dtype=dtype,
         accuracy=accuracy,
         macs=spec.macs(),
-        weight_bytes=4 * spec.params(),
+        weight_bytes=_WEIGHT_BYTES[dtype] * spec.params(),
     )
 
 

@@ -20,6 +20,7 @@ from tvm_mobilenet.errors import (
     ExportError,
     FrontendError,
     PassError,
+    QuantizeError,
     SpecError,
     UsageError,
     error_context,
@@ -43,7 +44,7 @@ DEFAULT_FOLDER = Path("out")
 """Where an exploration is written if nothing is said: a folder in it for each target."""
 RESULT_FILE = "explore.json"
 
-_FAILURES = (CompileError, ExportError, FrontendError, PassError)
+_FAILURES = (CompileError, ExportError, FrontendError, PassError, QuantizeError)
 """What is the model's own fault: it is noted, and the others go on."""
 
 

@@ -11,10 +11,11 @@ from tvm_mobilenet.exploration.candidates import Candidate
 
 __all__ = ["Known", "Prediction", "predict"]
 
-_MARGINS = {"interpolated": 0.15, "same family": 0.35, "other families": 0.6}
+_MARGINS = {"interpolated": 0.15, "same family": 0.35, "other families": 0.6, "another dtype": 0.9}
 """How far off a prediction may be, as a share of it, before there is experience: between two
 measured models of a family; from one of its models, or beyond those measured; from other families,
-whose depthwise layers and activations weigh otherwise."""
+whose depthwise layers and activations weigh otherwise; from another dtype, where all depends on the
+processor's instructions."""
 _SAFETY = 1.5
 """Times the largest error that predictions on the same grounds have shown."""
 _SLOPES = (0.6, 1.2)
@@ -37,7 +38,7 @@ class Prediction:
     low: float
     high: float
     grounds: str
-    """`interpolated`, `same family` or `other families`."""
+    """`interpolated`, `same family`, `other families` or `another dtype`."""
 
 
 def predict(
@@ -48,7 +49,8 @@ def predict(
     """Predict the cost of a candidate; None where nothing was measured yet.
 
     Within a family the cost is taken to be a power of the multiply-adds between the two nearest
-    measured models. From other families it is their median cost for a multiply-add.
+    measured models. From other families it is their median cost for a multiply-add, of the same
+    dtype if there is one.
 
     Args:
         candidate: what to predict.
@@ -65,8 +67,9 @@ def predict(
     if family:
         cost, grounds = _within(candidate, family)
     else:
-        cost = candidate.macs * median(one.cost / one.candidate.macs for one in known)
-        grounds = "other families"
+        alike = [one for one in known if one.candidate.dtype == candidate.dtype]
+        cost = candidate.macs * median(one.cost / one.candidate.macs for one in alike or known)
+        grounds = "other families" if alike else "another dtype"
     margin = max(_MARGINS[grounds] / 2, _SAFETY * max((errors or {}).get(grounds, ()), default=0.0))
     if not (errors or {}).get(grounds):
         margin = _MARGINS[grounds]

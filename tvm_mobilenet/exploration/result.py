@@ -127,6 +127,11 @@ def exploration(
             "costs are instructions counted on an emulated processor: no times, and which of two "
             "models is faster on a board can differ"
         )
+    if any(outcome.candidate.dtype == "int8" for outcome in outcomes):
+        said.append(
+            "published int8 accuracies are those of quantization-aware training; calibrated "
+            "weights can lose more: see what `quantize` reports, or give --accuracy"
+        )
     if best is not None and best.probe.high is not None and best.probe.high > budget.cost:
         said.append(
             f"{best.candidate.name}: a quarter of its inferences took {best.probe.high:.3g} "

@@ -23,6 +23,8 @@ class PublishedFigures:
     """ImageNet, percent, float32, single crop."""
     top5: float | None = None
     """The same; None where it was not published."""
+    top1_int8: float | None = None
+    """The same as `top1` after quantization-aware training to int8; None where not published."""
 
 
 @cache
@@ -37,18 +39,23 @@ def published_figures(
     """
     text = (resources.files("tvm_mobilenet") / "data" / file_name).read_text(encoding="utf-8")
     figures = {}
-    for row in csv.DictReader(line for line in text.splitlines() if not line.startswith("#")):
+    rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+    int8 = {row["variant"]: row["top1"] for row in rows if variant is not None}
+    for row in rows:
         alpha, resolution = row.get("alpha"), row.get("res")
+        top1_int8 = row.get("top1_qat_int8")
         if variant is not None:
-            # `large_0.75_float`, `small_minimalistic_float`, `conv_small`; int8 rows are left out.
+            # `large_0.75_float`, `small_minimalistic_float`, `conv_small`; int8 rows go with them.
             match = re.fullmatch(rf"{variant}(?:_([\d.]+))?(?:_float)?", row["variant"])
             if match is None:
                 continue
             alpha = match[1]
+            top1_int8 = int8.get(row["variant"].removesuffix("_float") + "_int8")
         figures[float(alpha or 1), int(resolution or 224)] = PublishedFigures(
             macs_m=float(row["macs_m"]),
             params_m=float(row["params_m"]),
             top1=float(row["top1"]),
             top5=float(row["top5"]) if row.get("top5") else None,
+            top1_int8=float(top1_int8) if top1_int8 else None,
         )
     return figures

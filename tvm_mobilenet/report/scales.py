@@ -9,6 +9,8 @@ from dataclasses import dataclass
 __all__ = ["Scale", "scale_for"]
 
 _STEPS = (1, 2, 2.5, 5, 10)
+_FEW_DECADES = 0.6
+"""Below this a logarithmic scale has ticks at even steps, as 10, 15, 20."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,11 @@ def _logarithmic(low: float, high: float, start: float, end: float, ticks: int) 
     """Cover the values with a little room; whole decades where there are many, 1-2-5 otherwise."""
     low, high = low / 1.25, high * 1.25
     decades = math.log10(high / low)
+    if decades < _FEW_DECADES:
+        step = _step((high - low) / ticks)
+        first, last = math.ceil(low / step), math.floor(high / step)
+        even = tuple(number * step for number in range(first, last + 1))
+        return Scale(low, high, start, end, True, even)
     factors: tuple[int, ...] = (
         (1,) if decades > 3 else (1, 2, 5) if decades > 1 else (1, 2, 3, 5, 7)
     )

@@ -10,7 +10,7 @@ from typing import Any
 from tvm_mobilenet._tvm import tvm
 from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.targets import TargetSpec
-from tvm_mobilenet.toolchain import link_kernel
+from tvm_mobilenet.toolchain import link_kernel, make_fcompile
 from tvm_mobilenet.tuning.kernels import kernel_module
 from tvm_mobilenet.tuning.records import plan_from, workload_from
 
@@ -45,10 +45,21 @@ class Builder:
             built = tvm.compile(kernel_module(workload, plan), target=self._target)
         stem = self._folder / f"{id(self)}-{self._count}"
         object_path, library = stem.with_suffix(".o"), stem.with_suffix(".so")
+        if self._spec.gpu is not None:
+            return self._with_opencl(built, library)
         try:
             built.mod.write_to_file(str(object_path), "o")
             link_kernel(object_path, library, self._spec, compiler=self._compiler)
             return {"library": base64.b64encode(library.read_bytes()).decode()}
         finally:
             object_path.unlink(missing_ok=True)
+            library.unlink(missing_ok=True)
+
+    def _with_opencl(self, built: Any, library: Path) -> dict[str, Any]:
+        """Link a kernel whose code for the device lies in a module beside the host's."""
+        try:
+            link = make_fcompile(self._spec, self._compiler)
+            built.export_library(str(library), fcompile=link)
+            return {"library": base64.b64encode(library.read_bytes()).decode()}
+        finally:
             library.unlink(missing_ok=True)

@@ -18,7 +18,6 @@ from tvm_mobilenet.tuning.records import (
     plan_from,
     workload_from,
 )
-from tvm_mobilenet.tuning.space import plan_fault
 from tvm_mobilenet.tuning.store import (
     Problem,
     Reading,
@@ -27,6 +26,7 @@ from tvm_mobilenet.tuning.store import (
     shipped_store,
     user_store,
 )
+from tvm_mobilenet.tuning.target_space import fault_for
 from tvm_mobilenet.tuning.tasks import Task
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _fault(record: TrialRecord, target: TargetSpec) -> str | None:
     if reason is not None:
         return reason
     try:
-        return plan_fault(workload_from(record.workload), plan_from(record.plan), target.cpu)
+        return fault_for(workload_from(record.workload), plan_from(record.plan), target)
     except LineError as err:
         return str(err)
 

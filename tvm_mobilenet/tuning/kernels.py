@@ -12,6 +12,8 @@ from tvm_mobilenet._tvm import IRModule, PrimFunc
 from tvm_mobilenet.schedule.convolution import ConvPlan, pack_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan, pack_depthwise, write_depthwise
 from tvm_mobilenet.schedule.gated import GatedPlan, write_gated
+from tvm_mobilenet.schedule.mali import families
+from tvm_mobilenet.schedule.mali.families import GpuPlan
 from tvm_mobilenet.schedule.matmul import MatmulPlan, pack_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import PoolPlan, write_pool
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan, write_separable
@@ -54,6 +56,8 @@ def kernel_module(workload: TunableWorkload, plan: Plan) -> IRModule:
 
 
 def _functions(workload: TunableWorkload, plan: Plan) -> dict[str, PrimFunc]:
+    if isinstance(plan, GpuPlan):
+        return {"first": families.write(workload, plan)}
     if isinstance(workload, SeparableWorkload):
         shape = output_shape(workload)
         if isinstance(plan, ApartPlan):
@@ -96,6 +100,10 @@ def _functions(workload: TunableWorkload, plan: Plan) -> dict[str, PrimFunc]:
 def calls(workload: TunableWorkload, plan: Plan, operands: Operands) -> list[Call]:
     """Return the calls that compute a workload by a plan, weights packed for it."""
     shape = output_shape(workload)
+    if isinstance(plan, GpuPlan):
+        weights = [] if operands.weights is None else [families.pack(operands.weights, plan)]
+        read = [operands.x] if operands.gate is None else [operands.x, operands.gate]
+        return [_call("first", [*read, *weights, *_rest(operands)], len(read), shape, operands)]
     if isinstance(workload, SeparableWorkload):
         assert operands.first is not None
         assert operands.weights is not None

@@ -23,7 +23,7 @@ from tvm_mobilenet.tuning.records import canonical, plan_from, workload_from
 from tvm_mobilenet.tuning.reference import Operands, largest_error, make_operands, reference
 from tvm_mobilenet.tuning.statistics import is_tight, typical
 
-__all__ = ["LocalKernels"]
+__all__ = ["Kernel", "LocalKernels", "load_library"]
 
 _BATCH_NS = 20_000
 """Calls shorter than this are timed several at a time: the clock and the call from Python cost
@@ -106,9 +106,9 @@ class LocalKernels:
             kernel.check(self._expected)
         return {"times_ms": times}
 
-    def _load(self, entry: Mapping[str, Any]) -> _Kernel:
+    def _load(self, entry: Mapping[str, Any]) -> Kernel:
         plan = plan_from(entry["plan"])
-        library = _load_library(base64.b64decode(entry["library"]))
+        library = load_library(base64.b64decode(entry["library"]))
         to_tensor = tvm.runtime.tensor
         steps = calls(self._workload, plan, self._operands)
         weight_bytes = sum(
@@ -141,7 +141,7 @@ class LocalKernels:
                 ]
                 bound.append(_bind(library[call.symbol], [*arguments, outputs[position]]))
             variants.append(bound)
-        return _Kernel(variants, outputs)
+        return Kernel(variants, outputs)
 
 
 def _bind(function: Any, arguments: Sequence[Any]) -> Callable[[], Any]:
@@ -151,7 +151,7 @@ def _bind(function: Any, arguments: Sequence[Any]) -> Callable[[], Any]:
 _loaded = itertools.count(1)
 
 
-def _load_library(data: bytes) -> Any:
+def load_library(data: bytes) -> Any:
     """Load a library that was never a file: there is nothing to clean up after a crash.
 
     The loader takes a name that it has seen before for the same library, and numbers of open files
@@ -169,7 +169,9 @@ def _load_library(data: bytes) -> Any:
 
 
 @dataclass
-class _Kernel:
+class Kernel:
+    """One candidate, loaded and bound to its operands."""
+
     variants: list[list[Callable[[], Any]]]
     """The calls to make, once for each copy of the weights."""
     outputs: list[Any]

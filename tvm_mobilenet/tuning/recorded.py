@@ -18,8 +18,8 @@ from tvm_mobilenet.tuning.records import (
     plan_from,
     workload_to_json,
 )
-from tvm_mobilenet.tuning.space import plan_fault
 from tvm_mobilenet.tuning.store import Problem, Reading, Store, shipped_store, user_store
+from tvm_mobilenet.tuning.target_space import fault_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +101,7 @@ class RecordedPlans:
     """
 
     def __init__(self, target: TargetSpec, reading: Reading) -> None:
-        self._cpu = target.cpu
+        self._target = target
         self._said: set[str] = set()
         self._by_key: dict[str, list[TrialRecord]] = {}
         problems = list(reading.problems)
@@ -119,7 +119,9 @@ class RecordedPlans:
 
     def __call__(self, family: str, workload: TunableWorkload) -> Plan | None:
         """Return the best recorded plan, or None where there is none that can be used."""
-        for record in best_first(self._by_key.get(task_key(family, workload), ()), self._cpu.cores):
+        for record in best_first(
+            self._by_key.get(task_key(family, workload), ()), self._target.cpu.cores
+        ):
             plan = self._usable(record, workload)
             if plan is not None:
                 return plan
@@ -129,7 +131,7 @@ class RecordedPlans:
         fault: Any
         try:
             plan = plan_from(record.plan)
-            fault = plan_fault(workload, plan, self._cpu)
+            fault = fault_for(workload, plan, self._target)
         except LineError as err:
             fault = err
         if fault is not None:

@@ -19,6 +19,11 @@ from tvm_mobilenet.records import Record
 from tvm_mobilenet.schedule.convolution import ConvPlan
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan
 from tvm_mobilenet.schedule.gated import GatedPlan
+from tvm_mobilenet.schedule.mali.convolution import GpuConvPlan
+from tvm_mobilenet.schedule.mali.depthwise import GpuDepthwisePlan
+from tvm_mobilenet.schedule.mali.families import GpuPlan
+from tvm_mobilenet.schedule.mali.pool import GpuPoolPlan
+from tvm_mobilenet.schedule.mali.product import GpuProductPlan
 from tvm_mobilenet.schedule.matmul import MatmulPlan
 from tvm_mobilenet.schedule.pool import PoolPlan
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
@@ -59,7 +64,16 @@ A stale figure costs speed, never correctness: kernels are written anew from the
 History: 1, the first; 2, tiles of packed rows in assembly.
 """
 
-Plan = MatmulPlan | DepthwisePlan | ConvPlan | PoolPlan | SeparablePlan | ApartPlan | GatedPlan
+Plan = (
+    MatmulPlan
+    | DepthwisePlan
+    | ConvPlan
+    | PoolPlan
+    | SeparablePlan
+    | ApartPlan
+    | GatedPlan
+    | GpuPlan
+)
 
 _WORKLOADS: dict[str, type] = {
     "matmul": MatmulWorkload,
@@ -75,6 +89,10 @@ _PLANS: dict[str, type] = {
     "pool": PoolPlan,
     "separable": SeparablePlan,
     "apart": ApartPlan,
+    "gpu-product": GpuProductPlan,
+    "gpu-depthwise": GpuDepthwisePlan,
+    "gpu-conv": GpuConvPlan,
+    "gpu-pool": GpuPoolPlan,
     "gated": GatedPlan,
 }
 

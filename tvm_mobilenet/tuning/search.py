@@ -18,6 +18,7 @@ import numpy as np
 from tvm_mobilenet.schedule.convolution import ConvPlan
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan
 from tvm_mobilenet.schedule.gated import GatedPlan
+from tvm_mobilenet.schedule.mali.families import GpuPlan
 from tvm_mobilenet.schedule.matmul import MatmulPlan
 from tvm_mobilenet.schedule.pool import PoolPlan
 from tvm_mobilenet.schedule.register_tile import column_panels, tile_cycles
@@ -29,8 +30,9 @@ from tvm_mobilenet.schedule.workload import (
     SeparableWorkload,
     TunableWorkload,
 )
+from tvm_mobilenet.tuning.gpu_space import gpu_features
 from tvm_mobilenet.tuning.records import Plan, canonical, plan_to_json
-from tvm_mobilenet.tuning.space import Space
+from tvm_mobilenet.tuning.target_space import AnySpace
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
@@ -53,7 +55,7 @@ def plan_key(plan: Plan) -> str:
 
 
 def propose(
-    space: Space,
+    space: AnySpace,
     best: Sequence[Plan],
     known: set[str],
     count: int,
@@ -133,6 +135,8 @@ class CostModel:
 
 def features(workload: TunableWorkload, plan: Plan, cpu: Cpu) -> list[float]:
     """Return what a plan's speed may depend on, as numbers."""
+    if isinstance(plan, GpuPlan):
+        return gpu_features(workload, plan)
     if isinstance(workload, SeparableWorkload):
         if isinstance(plan, ApartPlan):
             return [

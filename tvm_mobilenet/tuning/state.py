@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tvm_mobilenet.tuning.measurer import Entrant, Figures
 from tvm_mobilenet.tuning.records import Plan, plan_to_json, workload_to_json
 from tvm_mobilenet.tuning.search import plan_key
-from tvm_mobilenet.tuning.space import Space
+from tvm_mobilenet.tuning.target_space import AnySpace
 from tvm_mobilenet.tuning.tasks import Task
 
 __all__ = ["Candidate", "TaskState"]
@@ -47,7 +47,7 @@ class TaskState:
     """One task in the course of a search."""
 
     task: Task
-    space: Space
+    space: AnySpace
     floor: float = 0.0
     start: Candidate = field(init=False)
     """The computed plan."""

@@ -11,7 +11,7 @@ import onnx
 
 from tvm_mobilenet.frontend.importer import import_onnx
 from tvm_mobilenet.frontend.pipeline import canonicalize
-from tvm_mobilenet.schedule.select import select_kernels
+from tvm_mobilenet.schedule.dispatch import select_for
 from tvm_mobilenet.schedule.threads import CACHE_BYTES_PER_CYCLE
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
@@ -89,7 +89,7 @@ def model_tasks(onnx_path: Path, target: TargetSpec) -> ModelTasks:
         return Space(workload, target.cpu).start if is_pair else None
 
     model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)), data_prop=True)
-    selection = select_kernels(canonicalize(import_onnx(model)), target.cpu, note)
+    selection = select_for(canonicalize(import_onnx(model)), target, note)
     left = [
         kernel.symbol
         for kernel in selection.kernels.values()

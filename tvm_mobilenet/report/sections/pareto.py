@@ -114,7 +114,7 @@ def _chart(
     beaten = [pair for pair in measured if _title(pair[1]) not in names]
     chosen = [pair for pair in measured if _title(pair[1]) in (one.best, one.runner_up)]
     looks: tuple[tuple[str, list[tuple[float, CandidateForm]], Shape, Tone, bool], ...] = (
-        ("beaten in both", beaten, "circle", "faint", False),
+        ("not on the front", beaten, "circle", "faint", False),
         ("on the front", front, "circle", "ours", True),
         ("best and runner-up", chosen, "ring", "second", False),
     )
@@ -126,11 +126,12 @@ def _chart(
     if len(front) > 1:
         steps = points(front, named=False)
         series.insert(0, Series(name="", points=steps, kind="steps", tone="ours", in_key=False))
+    within = "" if names == one.front else " within the budget"
     guides = (Guide(label=f"budget {budget:g} {unit}", x=budget, tone="alarm"),) if budget else ()
     return Chart(
         title=f"{one.target}, {plural(one.threads, 'thread')}: accuracy against {label}",
         summary=f"{plural(len(measured), 'model')} measured, {len(front)} on the Pareto front: "
-        "no other is as accurate and needs no more.",
+        f"no other{within} is as accurate and needs no more.",
         x=Axis(label=label, unit=unit, log=True),
         y=Axis(label="top-1 accuracy", unit="%"),
         series=tuple(series),

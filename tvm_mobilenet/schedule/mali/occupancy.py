@@ -29,6 +29,9 @@ ADDRESSING_REGISTERS = 4
 _HIDING_SHARE = 4
 """A core that is filled to a quarter hides most of its memory's latency."""
 
+_COMPUTED_REGISTERS = 64
+"""What every Mali has. A computed tile stays below it even where a target allows for more."""
+
 _GROUP = 64
 """Work-items of a computed work-group: the most that every Mali runs at any number of registers,
 and a multiple of every warp. Arm's guides advise 4 to 128, powers of two."""
@@ -78,7 +81,7 @@ def estimated_cycles(items: int, cost: ItemCost, gpu: Gpu, dtype: str = "float32
     arithmetic = cost.macs / fma
     memory = cost.own_loads + cost.shared_loads / gpu.warp
     threads = threads_in_flight(cost.registers, gpu)
-    if threads == 0:
+    if threads == 0 or cost.registers > _COMPUTED_REGISTERS:
         return math.inf
     each = math.ceil(items / gpu.cores)
     wanted = gpu.threads_per_core / _HIDING_SHARE

@@ -32,7 +32,7 @@ from tvm_mobilenet.schedule.workload import (
     GatedWorkload,
     MatmulWorkload,
     PoolWorkload,
-    Workload,
+    TunableWorkload,
 )
 
 if TYPE_CHECKING:
@@ -216,10 +216,8 @@ class _Selector:
                 return value.args[0], "NCHW"
         return x, "NHWC"
 
-    def _plan(self, family: str, workload: Workload) -> tuple[GpuPlan, bool]:
-        plan = None
-        if not isinstance(workload, GatedWorkload):
-            plan = self._recorded(family, workload)
+    def _plan(self, family: str, workload: TunableWorkload) -> tuple[GpuPlan, bool]:
+        plan = self._recorded(family, workload)
         is_tuned = plan is not None
         if plan is None:
             plan = compute_plan(workload, self._gpu, self._accumulate)
@@ -232,7 +230,7 @@ class _Selector:
         self,
         chain: Chain,
         family: str,
-        workload: Workload,
+        workload: TunableWorkload,
         inputs: list[Any],
         weight: np.ndarray | None,
     ) -> None:
@@ -257,7 +255,7 @@ class _Selector:
     def _kernel(
         self,
         family: str,
-        workload: Workload,
+        workload: TunableWorkload,
         plan: GpuPlan,
         shapes: tuple[tuple[int, ...], ...],
         *,
