@@ -1,4 +1,4 @@
-"""A small quantized network through selection: every operator finds its kernel, no integer moves."""
+"""A small quantized network through selection: every operator finds its kernel."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -27,7 +27,6 @@ from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
 from tvm_mobilenet.schedule.gated import plan_gated, write_gated
 from tvm_mobilenet.schedule.integer.select import select_integer
-from tvm_mobilenet.schedule.integer.workload import IntegerWorkload
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import plan_pool, write_pool
 from tvm_mobilenet.schedule.separable import ApartPlan, plan_separable, write_separable
@@ -59,7 +58,8 @@ class KernelCall:
 
     symbol: str
     family: str
-    workload: Workload | IntegerWorkload
+    workload: Workload
+    """Of an int8 family, one of `schedule/integer/workload.py`."""
     plan: Any
     origin: Literal["computed", "tuned"] = "computed"
 
@@ -96,7 +96,9 @@ def select_kernels(mod: IRModule, cpu: Cpu, recorded: PlanSource | None = None) 
         selector.visit(binding)
     functions = selector.functions
     new = selector.flow.rebuild(selector.bindings(), selector.replaced, functions)
-    kernels = {k.symbol: KernelCall(k.symbol, k.family, k.workload, k.plan) for k in integer}
+    kernels = {
+        k.symbol: KernelCall(k.symbol, k.family, cast(Any, k.workload), k.plan) for k in integer
+    }
     return Selection(new, kernels | selector.kernels)
 
 
