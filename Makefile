@@ -27,7 +27,7 @@ fi; \
 echo "no $(2) here: install $(1); without it its tests are skipped" >&2
 endef
 
-.PHONY: help venv emulator browser opencl run test test-slow lint format bench bench-families clean
+.PHONY: help venv emulator browser opencl run test test-slow lint format bench bench-families logs-arm clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -81,6 +81,24 @@ bench: $(STAMP)  ## side by side with ONNX Runtime, OpenVINO, ncnn, MNN and Lite
 
 bench-families: $(STAMP)  ## the same for MobileNetV2, V3-Large, V3-Small and V4-Conv-Small
 	$(BIN)/python benchmarks/compare.py --families
+
+# The logs that ship for boards that are not at hand. What was found stays in build/tuning_logs: the same
+# command, with more minutes, goes on from there.
+ARM_LOGS := rpi4 rk3588
+MINUTES ?= 5
+logs-arm: $(STAMP) emulator  ## search for rpi4 and rk3588 by counted instructions, into tuning_logs/
+	@mkdir -p build
+	@for alpha in 1.0 0.75 0.5 0.25; do \
+	  $(BIN)/tvm-mobilenet export mobilenet_v1_$${alpha}_224 -o build/v1_$$alpha.onnx || exit 1; \
+	  for target in $(ARM_LOGS); do \
+	    $(BIN)/tvm-mobilenet tune build/v1_$$alpha.onnx --target $$target --emulated \
+	      --cost instructions --minutes $(MINUTES) --logs build/tuning_logs || exit 1; \
+	  done; \
+	done
+	@for target in $(ARM_LOGS); do \
+	  mkdir -p tuning_logs/$$target && $(BIN)/tvm-mobilenet logs export $$target \
+	    --logs build/tuning_logs -o tuning_logs/$$target/records.jsonl || exit 1; \
+	done
 
 clean:  ## remove everything that was made, the environment included
 	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache .mypy_cache

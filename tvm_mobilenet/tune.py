@@ -81,10 +81,11 @@ def tune_model(
     budget_seconds = _checked_budget(trials, minutes)
     builders = _checked_builders(builders)
 
+    from tvm_mobilenet.tuning.budget import Budget
     from tvm_mobilenet.tuning.recorded import read_stores
     from tvm_mobilenet.tuning.store import user_store
     from tvm_mobilenet.tuning.tasks import model_tasks
-    from tvm_mobilenet.tuning.tuner import Budget, Tuner
+    from tvm_mobilenet.tuning.tuner import Tuner
 
     measurer = measurer or _measurer(spec, device, cpus, threads, cache, cost)
     with ExitStack() as stack:

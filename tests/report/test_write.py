@@ -11,6 +11,7 @@ import pytest
 
 import tvm_mobilenet as tm
 from tvm_mobilenet.errors import OutputError, UsageError
+from tvm_mobilenet.report.data import Chart
 from tvm_mobilenet.report.write import build_document, render, write_report
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -89,6 +90,20 @@ def test_json_keeps_figures_as_they_were_recorded(data):
     layers = tables["layers"]["rows"]
     assert [r["kernel"] for r in layers] == [r["kernel"] for r in record["profile"]["layers"]]
     assert tables["series"]["units"]["median_ms"] == "ms"
+
+
+def test_the_drift_of_a_quantized_model_is_shown_in_steps_and_noise(edited):
+    def quantized(content):
+        for number, layer in enumerate(content["drift"]["layers"]):
+            layer.update(relative_l2=None, growth=None, steps=2 * (number == 3), float_snr_db=30.0)
+            layer["exceeds"] = number == 3
+
+    document = build_document([edited("verification.json", quantized)])
+    (chart,) = document.sections[0].charts
+    assert isinstance(chart, Chart)
+    assert "at most 2 steps from ONNX Runtime's" in chart.summary
+    assert [len(series.points) for series in chart.series] == [4, 1]
+    assert render(document, "html")
 
 
 def test_csv_has_a_line_for_each_cell(data):

@@ -24,6 +24,7 @@ from tvm_mobilenet.errors import OutputError, SpecError, TuningError, UsageError
 from tvm_mobilenet.protocols import NoProgress
 from tvm_mobilenet.targets import TargetSpec, load_target
 from tvm_mobilenet.tune import tune_model
+from tvm_mobilenet.tuning.budget import Budget
 from tvm_mobilenet.tuning.local import LocalMeasurer
 from tvm_mobilenet.tuning.measurer import Entrant, Figures
 from tvm_mobilenet.tuning.records import canonical, plan_to_json, workload_to_json
@@ -31,7 +32,7 @@ from tvm_mobilenet.tuning.space import Space
 from tvm_mobilenet.tuning.statistics import Ratio, is_tight, typical, wins
 from tvm_mobilenet.tuning.store import Reading, Store
 from tvm_mobilenet.tuning.tasks import Task, floor_ms
-from tvm_mobilenet.tuning.tuner import Budget, Tuner
+from tvm_mobilenet.tuning.tuner import Tuner
 from tvm_mobilenet.tuning.workers import BuildPool, CandidateError, WorkerProcess
 
 TASKS = [Task("pointwise", MATMUL, 3), Task("depthwise", DEPTHWISE, 1)]

@@ -190,6 +190,8 @@ class LayerDriftForm(_Form):
     relative_l2: float | None = None
     max_abs_error: float | None = None
     growth: float | None = None
+    steps: int | None = None
+    float_snr_db: float | None = None
     exceeds: bool
 
 

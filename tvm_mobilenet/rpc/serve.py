@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tvm_mobilenet.boards.archive import install_board
 from tvm_mobilenet.errors import DeviceError, UsageError
+from tvm_mobilenet.opencl.building import built_for_this_machine
 from tvm_mobilenet.rpc.address import LOOPBACK, Address, parse_address
 from tvm_mobilenet.rpc.auth import read_key_file, require_key
 from tvm_mobilenet.targets import HOST, load_target
@@ -60,7 +61,7 @@ def serve_board(
         folder = Path(name)
         port_file = folder / "port"
         (folder / "work").mkdir(mode=0o700)
-        agent = install_board(load_target(HOST), folder / "board")
+        agent = install_board(load_target(_target()), folder / "board")
         command = [str(agent), "--host", host, "--port", str(port), "--port-file", str(port_file)]
         command += ["--workdir", str(folder / "work")]
         command += ["--session-timeout-s", f"{session_timeout_s:g}"]
@@ -74,6 +75,11 @@ def serve_board(
             if value is not None:
                 command += [option, str(value)]
         _run_agent(command, host, port_file, on_ready)
+
+
+def _target() -> str:
+    """Return whose archive to take: with the OpenCL runtime, where this machine has used OpenCL."""
+    return "opencl-generic" if built_for_this_machine() is not None else HOST
 
 
 def _run_agent(

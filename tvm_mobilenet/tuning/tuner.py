@@ -11,36 +11,30 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import wait
+from typing import TYPE_CHECKING
 
 from tvm_mobilenet.protocols import Progress
+from tvm_mobilenet.tuning.budget import Budget, Purse
 from tvm_mobilenet.tuning.contest import compete
+from tvm_mobilenet.tuning.earlier import learn, recorded_plan
 from tvm_mobilenet.tuning.ledger import Ledger
-from tvm_mobilenet.tuning.measurer import Figures, Measurer, unit
-from tvm_mobilenet.tuning.recorded import best_first, unfit
-from tvm_mobilenet.tuning.records import (
-    LineError,
-    TrialRecord,
-    canonical,
-    plan_from,
-    plan_to_json,
-    workload_to_json,
-)
+from tvm_mobilenet.tuning.measurer import Measurer, unit
+from tvm_mobilenet.tuning.recorded import unfit
+from tvm_mobilenet.tuning.records import TrialRecord, canonical
 from tvm_mobilenet.tuning.report import TuningReport, overall, task_report
+from tvm_mobilenet.tuning.rounds import Round, Rounds
 from tvm_mobilenet.tuning.search import CostModel, plan_key, propose
 from tvm_mobilenet.tuning.state import Candidate, TaskState
 from tvm_mobilenet.tuning.store import Reading, Store
-from tvm_mobilenet.tuning.target_space import fault_for, space_for
+from tvm_mobilenet.tuning.target_space import space_for
 from tvm_mobilenet.tuning.tasks import Task
-from tvm_mobilenet.tuning.workers import Builds, CandidateError
+from tvm_mobilenet.tuning.workers import Builds
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import TargetSpec
 
-__all__ = ["Budget", "Tuner"]
+__all__ = ["Tuner"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +43,6 @@ ROUND = 8
 _FINALISTS = 2
 _FINALIST = 1.15
 """A candidate so close to the incumbent may be better, by what a single measurement says."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a search may spend in all, earlier runs of the same search included. One is None."""
-
-    trials: int | None = None
-    seconds: float | None = None
-
-
-@dataclass
-class _Round:
-    state: TaskState
-    candidates: list[Candidate]
-    builds: list[Future[dict[str, Any]]]
 
 
 class Tuner:
@@ -117,8 +96,15 @@ class Tuner:
             reading=reading,
             measurer=measurer,
         )
-        self._slots = ThreadPoolExecutor(measurer.slots) if measurer.slots > 1 else None
-        self._built = 0
+        self._purse = Purse(budget, self._ledger)
+        self._rounds = Rounds(
+            builders=builders,
+            measurer=measurer,
+            purse=self._purse,
+            ledger=self._ledger,
+            costs=self._costs,
+            show=self._show,
+        )
         self._last_shown = time.monotonic()
 
     def run(self) -> TuningReport:
@@ -139,15 +125,14 @@ class Tuner:
         )
         self._last_shown = time.monotonic()
         try:
-            if self._has_budget():
+            if self._purse.has_any:
                 self._measure_starts()
                 self._search()
                 self._confirm_starts()
         finally:
             # Also of a round that Ctrl-C cuts short.
             ledger.write()
-            if self._slots is not None:
-                self._slots.shutdown(wait=False, cancel_futures=True)
+            self._rounds.close()
         report = self.report()
         self._progress.done(
             f"{report.trials} candidates; {report.built_per_s:.1f} built/s, "
@@ -167,7 +152,7 @@ class Tuner:
             log=ledger.path,
             tasks=tuple(task_report(state) for state in self.states),
             trials=ledger.trials,
-            built=self._built,
+            built=self._rounds.built,
             seconds=0.0 if is_dry_run else ledger.seconds,
             spent_before={"trials": ledger.spent_trials, "seconds": ledger.spent_seconds},
             is_dry_run=is_dry_run,
@@ -185,23 +170,23 @@ class Tuner:
                 )
         rounds = []
         for state in self.states:
-            best = self._recorded_plan(state, by_key.get(state.task.key, []))
+            best = recorded_plan(state, by_key.get(state.task.key, []), self._target)
             candidates = [state.start]
             if best is not None and plan_key(best[0]) != state.start.key:
                 candidates.append(Candidate(best[0]))
                 state.ratio = best[1]
             state.is_confirmed = best is not None
-            rounds.append(self._submit(state, candidates))
+            rounds.append(self._rounds.submit(state, candidates))
         for round_ in rounds:
             state = round_.state
             state.floor = self._measurer.floor(state.task.workload)
-            if not self._has_budget():
+            if not self._purse.has_any:
                 state.fault = "the budget ended before it was measured"
                 continue
             # What is still queued would be held back for as long as it is quiet.
             wait(round_.builds)
             with self._builders.quiet():
-                self._measure(round_)
+                self._rounds.measure(round_)
             if state.start.figures is None:
                 state.fault = f"its computed plan cannot be measured: {state.start.note}"
                 logger.warning("%s: %s", state.task.name, state.fault)
@@ -210,57 +195,15 @@ class Tuner:
                 state.incumbent = round_.candidates[1]
             else:
                 state.ratio = 1.0
-            self._learn(state, by_key.get(state.task.key, []))
+            learn(state, by_key.get(state.task.key, []), self._costs)
         self._ledger.write()
-
-    def _recorded_plan(
-        self, state: TaskState, records: list[TrialRecord]
-    ) -> tuple[Any, float] | None:
-        for record in best_first(records, self._target.cpu.cores):
-            try:
-                plan = plan_from(record.plan)
-            except LineError:
-                continue
-            if fault_for(state.task.workload, plan, self._target) is None:
-                return plan, record.ratio or 1.0
-        return None
-
-    def _learn(self, state: TaskState, records: list[TrialRecord]) -> None:
-        """Take in what earlier searches measured, each against its own computed plan."""
-        starts = [
-            r.cost
-            for r in records
-            if r.cost and r.verdict == "measured" and canonical(r.plan) == state.start.key
-        ]
-        for record in records:
-            key = canonical(record.plan)
-            if record.verdict == "rejected":
-                state.known.add(key)
-            elif record.cost and starts and key not in state.known:
-                try:
-                    plan = plan_from(record.plan)
-                except LineError:
-                    continue
-                state.known.add(key)
-                ratio = record.cost / median(starts)
-                self._costs.add(state.task.workload, plan, ratio)
-                cost = ratio * state.start.cost
-                state.measured.setdefault(
-                    key,
-                    Candidate(
-                        plan,
-                        figures=Figures(
-                            cost=cost, repeats=1, is_tight=False, error=record.error or 0.0
-                        ),
-                    ),
-                )
 
     # -- rounds -------------------------------------------------------------------------------
 
     def _search(self) -> None:
-        rounds: deque[_Round] = deque()
+        rounds: deque[Round] = deque()
         try:
-            while self._has_budget():
+            while self._purse.has_any:
                 while len(rounds) < 2 and (next_ := self._next_round(rounds)) is not None:
                     rounds.append(next_)
                 if not rounds:
@@ -271,7 +214,7 @@ class Tuner:
                 for build in round_.builds:
                     build.cancel()
 
-    def _next_round(self, busy: Sequence[_Round]) -> _Round | None:
+    def _next_round(self, busy: Sequence[Round]) -> Round | None:
         """Begin a round of the task that promises most, not one at work where another is left."""
         at_work = [round_.state for round_ in busy]
         while True:
@@ -283,7 +226,7 @@ class Tuner:
             count = ROUND
             if self._budget.trials is not None:
                 planned = sum(len(round_.candidates) for round_ in busy)
-                count = min(count, self._trials_left(self._budget.trials) - planned)
+                count = min(count, self._purse.trials_left(self._budget.trials) - planned)
                 if count <= 0:
                     return None
             in_flight = {c.key for r in busy if r.state is state for c in r.candidates}
@@ -296,85 +239,25 @@ class Tuner:
                 self._rng,
             )
             if plans:
-                return self._submit(state, [Candidate(plan) for plan in plans])
+                return self._rounds.submit(state, [Candidate(plan) for plan in plans])
             if in_flight:
                 return None
             state.stopped = "every plan was tried"
 
-    def _submit(self, state: TaskState, candidates: list[Candidate]) -> _Round:
-        workload = workload_to_json(state.task.workload)
-        builds = [
-            self._builders.submit({"workload": workload, "plan": plan_to_json(c.plan)})
-            for c in candidates
-        ]
-        for build in builds:
-            build.add_done_callback(self._count_build)
-        return _Round(state, candidates, builds)
-
-    def _count_build(self, build: Future[dict[str, Any]]) -> None:
-        if not build.cancelled():
-            self._built += 1
-
-    def _finish(self, round_: _Round) -> None:
+    def _finish(self, round_: Round) -> None:
         """Measure a round, let its best compete, and write it all down."""
         state = round_.state
         wait(round_.builds)
         with self._builders.quiet():
-            measured = self._measure(round_)
+            measured = self._rounds.measure(round_)
             close = sorted(
                 (c for c in measured if c.cost <= _FINALIST * state.incumbent.cost),
                 key=lambda candidate: candidate.cost,
             )[:_FINALISTS]
-            has_improved = bool(close) and self._has_budget() and self._compete(state, close)
+            has_improved = bool(close) and self._purse.has_any and self._compete(state, close)
         state.finish_round(has_improved=has_improved)
         state.forget_libraries([state.start, state.incumbent])
         self._ledger.write()
-
-    def _measure(self, round_: _Round) -> list[Candidate]:
-        """Measure candidates, as many at once as there are devices; returns those that stand."""
-        if self._slots is None:
-            for candidate, build in zip(round_.candidates, round_.builds, strict=True):
-                self._note(round_.state, candidate, self._try(round_.state, candidate, build))
-        else:
-            tries = [
-                self._slots.submit(self._try, round_.state, candidate, build)
-                for candidate, build in zip(round_.candidates, round_.builds, strict=True)
-            ]
-            for candidate, attempt in zip(round_.candidates, tries, strict=True):
-                self._note(round_.state, candidate, attempt.result())
-        return [candidate for candidate in round_.candidates if candidate.figures is not None]
-
-    def _try(self, state: TaskState, candidate: Candidate, build: Future[dict[str, Any]]) -> bool:
-        """Measure one candidate, if there is budget for it; tell whether it was tried."""
-        if not self._has_budget() and candidate is not state.start:
-            build.cancel()
-            return False
-        try:
-            # Not a moment's wait: builders may be held back just now.
-            candidate.library = build.result(0)["library"]
-            best = None if candidate is state.start else state.incumbent.cost
-            candidate.figures = self._measurer.measure(state.entrant(candidate), best)
-        except CandidateError as err:
-            candidate.note = str(err)
-            logger.info("%s: %s rejected: %s", state.task.name, candidate.key, err)
-        return True
-
-    def _note(self, state: TaskState, candidate: Candidate, was_tried: bool) -> None:
-        """Take in what became of a candidate."""
-        if not was_tried:
-            return
-        self._count(state, candidate)
-        if candidate.figures is not None:
-            state.measured[candidate.key] = candidate
-            if candidate is not state.start:
-                ratio = candidate.cost / state.start.cost
-                self._costs.add(state.task.workload, candidate.plan, ratio)
-
-    def _count(self, state: TaskState, candidate: Candidate) -> None:
-        state.known.add(candidate.key)
-        state.trials += 1
-        self._ledger.count(state.task, candidate)
-        self._show(state)
 
     def _compete(self, state: TaskState, finalists: list[Candidate]) -> bool:
         return compete(state, finalists, self._measurer, self._ledger, self._rng)
@@ -386,37 +269,19 @@ class Tuner:
                 self._ledger.note(state.task, state.start, "accepted", 1.0)
                 state.is_confirmed = True
 
-    # -- budget -------------------------------------------------------------------------------
-
-    def _has_budget(self) -> bool:
-        if self._budget.trials is not None:
-            return self._trials_left(self._budget.trials) > 0
-        return self._seconds_left() > 0
-
-    def _trials_left(self, trials: int) -> int:
-        return trials - self._ledger.spent_trials - self._ledger.trials
-
-    def _seconds_left(self) -> float:
-        elapsed = self._ledger.seconds
-        if self._budget.seconds is not None:
-            return self._budget.seconds - self._ledger.spent_seconds - elapsed
-        assert self._budget.trials is not None
-        left = self._trials_left(self._budget.trials)
-        return left * elapsed / max(1, self._ledger.trials)
-
     def _show(self, state: TaskState) -> None:
         now = time.monotonic()
         amount = 1.0 if self._budget.seconds is None else now - self._last_shown
         self._last_shown = now
         seconds = max(1e-9, self._ledger.seconds)
-        left = max(0.0, self._seconds_left())
+        left = max(0.0, self._purse.seconds_left)
         best, untuned = state.incumbent.cost, state.start.cost
         share = f"{100 * best / untuned:.1f} % of untuned" if state.start.figures else "untuned: ?"
         over = f", {best / state.floor:.2f}x its floor" if state.floor else ""
         self._progress.advance(
             amount,
             f"{state.task.name}: best {best:.3f}, {share}{over}; all "
-            f"{100 * overall(self.states):.1f} %; {self._built / seconds:.1f} built/s, "
+            f"{100 * overall(self.states):.1f} %; {self._rounds.built / seconds:.1f} built/s, "
             f"{self._ledger.trials / seconds:.1f} measured/s; "
             f"{left // 60:.0f}:{left % 60:02.0f} left",
         )

@@ -359,7 +359,7 @@ class _Walk:
         a, b = (self._tensors.get(arg) for arg in call.args)
         tail = self._tail(binding.var)
         if a is None or b is None:
-            return "an operand is not quantized"
+            return "no integer form"
         if tail.out is None:
             return "its result is not quantized"
         name, scale = tail.last.name, tail.out.scale

@@ -127,9 +127,11 @@ def versus_section(records: Records) -> Section | None:
     )
     if ratios:
         faster = sum(ratio < 1 for ratio in ratios)
+        ends = dict.fromkeys((short(min(ratios), 2), short(max(ratios), 2)))
+        spread = " to ".join(ends)
         lead += (
-            f" Round by round this library took {short(min(ratios), 2)} to {short(max(ratios), 2)} "
-            f"of the fastest peer's time: less than it in {faster} of {len(ratios)} comparisons."
+            f" Round by round this library took {spread} of the fastest peer's time: less than it "
+            f"in {faster} of {plural(len(ratios), 'comparison')}."
         )
     notes = [note for one in records.comparisons for r in one.results for note in r.warnings]
     return Section(

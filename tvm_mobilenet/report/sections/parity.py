@@ -141,7 +141,7 @@ def _drift_chart(one: VerificationForm, drift: DriftForm) -> Chart | None:
 
     within, beyond = points(exceeds=False), points(exceeds=True)
     if not within and not beyond:
-        return None
+        return _noise_chart(one, drift)
     first = next((layer for layer in drift.layers if layer.exceeds), None)
     word = (
         f"Layer {first.index}, {first.kernel}, is the first beyond it."
@@ -165,6 +165,38 @@ def _drift_chart(one: VerificationForm, drift: DriftForm) -> Chart | None:
     )
 
 
+def _noise_chart(one: VerificationForm, drift: DriftForm) -> Chart | None:
+    """Draw what the integers of a quantized model lose, layer by layer."""
+
+    def points(exceeds: bool) -> tuple[Point, ...]:
+        return tuple(
+            Point(
+                x=float(layer.index),
+                y=layer.float_snr_db,
+                title=f"{layer.index} {layer.kernel}: {layer.float_snr_db:.1f} dB"
+                + ("" if layer.steps is None else f", {plural(layer.steps, 'step')} apart"),
+            )
+            for layer in drift.layers
+            if layer.float_snr_db is not None and layer.exceeds == exceeds
+        )
+
+    series = (
+        Series(name="integers as ONNX Runtime's", points=points(exceeds=False), tone="ours"),
+        Series(name="beyond one step", points=points(exceeds=True), tone="alarm", shape="diamond"),
+    )
+    if not any(one.points for one in series):
+        return None
+    apart = max((layer.steps for layer in drift.layers if layer.steps is not None), default=0)
+    return Chart(
+        title=f"{one.model} for {one.target}: what is left of the float model after each layer",
+        summary="Signal over the noise of quantization, more is better. The compiled integers are "
+        f"at most {plural(apart, 'step')} from ONNX Runtime's.",
+        x=Axis(label="layer", whole=True),
+        y=Axis(label="signal over noise", unit="dB"),
+        series=tuple(one for one in series if one.points),
+    )
+
+
 def _drift_table(one: VerificationForm, drift: DriftForm) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
@@ -175,6 +207,8 @@ def _drift_table(one: VerificationForm, drift: DriftForm) -> Table:
             layer.relative_l2,
             layer.max_abs_error,
             layer.growth,
+            layer.steps,
+            layer.float_snr_db,
             "beyond the limit" if layer.exceeds else "",
         )
         for layer in drift.layers
@@ -190,6 +224,8 @@ def _drift_table(one: VerificationForm, drift: DriftForm) -> Table:
             Column(name="relative_l2", title="relative L2", style="scientific", decimals=1),
             Column(name="max_abs_error", title="max error", style="scientific", decimals=1),
             Column(name="growth", title="growth", style="fixed", decimals=2),
+            Column(name="steps", title="integer steps", style="fixed", decimals=0),
+            Column(name="float_snr_db", title="to float", unit="dB", style="fixed", decimals=1),
             Column(name="verdict", title=""),
         ),
         rows=tuple(rows),
