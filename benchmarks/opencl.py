@@ -208,6 +208,8 @@ def _turns(runs: dict[str, Callable[[], np.ndarray]], rounds: int) -> dict[str, 
 
 
 def _print_predictions(spec: Any, found: Sequence[Any]) -> None:
+    from tvm_mobilenet.schedule.mali.predict import total_ms
+
     gpu = spec.gpu
     print(
         f"\npredicted, not measured, for {gpu.model}: {gpu.peak_gflops:.0f} GFLOP/s and "
@@ -223,7 +225,7 @@ def _print_predictions(spec: Any, found: Sequence[Any]) -> None:
             f"{one.compute_ms:>12.3f}{one.memory_ms:>11.3f}{one.bound:>9}{one.registers:>11}"
             f"{one.threads:>9}"
         )
-    print(f"no inference takes less than {sum(one.ms * one.calls for one in found):.2f} ms there")
+    print(f"no inference takes less than {total_ms(found):.2f} ms there")
 
 
 if __name__ == "__main__":

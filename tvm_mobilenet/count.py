@@ -18,8 +18,9 @@ from tvm_mobilenet.artifact import Artifact
 from tvm_mobilenet.errors import DeviceError, SpecError, UsageError
 from tvm_mobilenet.inputs import seeded
 from tvm_mobilenet.manifest import Manifest
+from tvm_mobilenet.records import LayerRecord
 from tvm_mobilenet.rpc.board_device import connect
-from tvm_mobilenet.targets import TargetSpec
+from tvm_mobilenet.targets import Cpu, TargetSpec
 
 if TYPE_CHECKING:
     from tvm_mobilenet.boards.registry import Board
@@ -153,7 +154,7 @@ def count_instructions(
     runs = [dict(zip(names, run, strict=True)) for run in found["runs"]]
     _check_agreement(board, runs)
     target = TargetSpec.model_validate(manifest.target.spec)
-    lanes = target.cpu.lanes("float32")
+    floors = [_floor(layer, target.cpu) for layer in manifest.layers]
     return InstructionCount(
         artifact=str(artifact.path),
         model=manifest.model.name,
@@ -162,9 +163,9 @@ def count_instructions(
         emulated_cpu=target.emulation.qemu_cpu if target.emulation else "unknown",
         threads=1,
         classes=runs[0],
-        layers=_layer_counts(manifest, names, found["layers"], lanes),
+        layers=_layer_counts(manifest, names, found["layers"], floors),
         repeat=len(runs),
-        floor=sum(layer.macs for layer in manifest.layers) / lanes,
+        floor=sum(floors),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={
             "tvm_mobilenet": tvm_mobilenet.__version__,
@@ -197,7 +198,7 @@ def _check_agreement(board: Board, runs: Sequence[Mapping[str, int]]) -> None:
 
 
 def _layer_counts(
-    manifest: Manifest, names: Sequence[str], rows: Sequence[Sequence[int]], lanes: int
+    manifest: Manifest, names: Sequence[str], rows: Sequence[Sequence[int]], floors: Sequence[float]
 ) -> tuple[LayerCount, ...]:
     return tuple(
         LayerCount(
@@ -207,7 +208,16 @@ def _layer_counts(
             tensor=layer.tensor,
             macs=layer.macs,
             classes=dict(zip(names, row, strict=True)),
-            floor=layer.macs / lanes,
+            floor=floor,
         )
-        for layer, row in zip(manifest.layers, rows, strict=True)
+        for layer, row, floor in zip(manifest.layers, rows, floors, strict=True)
     )
+
+
+def _floor(layer: LayerRecord, cpu: Cpu) -> float:
+    """Return the multiply-add instructions that a layer is worth."""
+    if not layer.family.startswith("int8_"):
+        return layer.macs / cpu.lanes("float32")
+    # Of bytes: 8 for SMULL, 16 for SDOT, 32 for SMMLA, on vectors of 128 bits.
+    per_byte = 2 if cpu.has_i8mm else 1 if cpu.has_dot_product else 0.5
+    return layer.macs / (cpu.lanes("int8") * per_byte)

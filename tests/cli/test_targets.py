@@ -35,3 +35,16 @@ def test_show_reads_a_file_of_the_user(cli, tmp_path):
 
 def test_unknown_name_suggests_the_closest(cli):
     assert "did you mean 'rpi4'" in cli("targets", "show", "rp4").fails(2)
+
+
+def test_predict_says_what_a_gpu_allows_each_kernel(cli, colour_onnx):
+    kernels = cli("targets", "predict", "rk3399-mali", colour_onnx, "--json").json
+    assert {"conv", "depthwise", "pointwise", "pool", "dense"} == {k["family"] for k in kernels}
+    assert all(k["ms"] == max(k["compute_ms"], k["memory_ms"]) > 0 for k in kernels)
+    shown = cli("targets", "predict", "rk3399-mali", colour_onnx).out
+    assert "Mali-T860 MP4: 51 GFLOP/s and 12.8 GB/s at best" in shown
+
+
+def test_predict_needs_a_gpu(cli, colour_onnx):
+    said = cli("targets", "predict", "rpi4", colour_onnx).fails(2)
+    assert "target rpi4: it has no GPU" in said

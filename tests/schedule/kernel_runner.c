@@ -2,8 +2,8 @@
  *
  *   kernel_runner ARGUMENTS RESULT THREADS
  *
- * ARGUMENTS: int64 count, then for each array int64 rank, rank int64 extents, float32 data. The last
- * array is the output, and is written to RESULT. What a kernel asks of the runtime is here: scratch
+ * ARGUMENTS: int64 count, then for each array int64 type code and bits (DLPack's), int64 rank, rank
+ * int64 extents, and the data. The last array is the output, and is written to RESULT. What a kernel asks of the runtime is here: scratch
  * memory, and a parallel loop whose tasks run one after the other. */
 #include <dlpack/dlpack.h>
 #include <stdint.h>
@@ -84,16 +84,16 @@ int main(int argc, char **argv) {
   size_t bytes = 0;
   if (count < 1 || count > MAX_ARRAYS) fail("too many arguments");
   for (int64_t i = 0; i < count; ++i) {
-    int64_t rank = number(file);
+    int64_t code = number(file), bits = number(file), rank = number(file);
     if (rank < 0 || rank > MAX_RANK) fail("an array has too many dimensions");
-    bytes = sizeof(float);
+    bytes = (size_t)bits / 8;
     for (int64_t d = 0; d < rank; ++d) bytes *= (size_t)(shapes[i][d] = number(file));
     tensors[i].data = aligned(bytes);
     if (fread(tensors[i].data, 1, bytes, file) != bytes) fail("the arguments end too early");
     tensors[i].device.device_type = kDLCPU;
     tensors[i].ndim = (int32_t)rank;
     tensors[i].shape = shapes[i];
-    tensors[i].dtype = (DLDataType){kDLFloat, 32, 1};
+    tensors[i].dtype = (DLDataType){(uint8_t)code, (uint8_t)bits, 1};
     args[i].type_index = kTVMFFIDLTensorPtr;
     args[i].v_ptr = &tensors[i];
   }

@@ -6,11 +6,7 @@ kernel is linked statically with a small runner, so that nothing but the emulato
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tvm_ffi.libinfo
 
-from tvm_mobilenet._tvm import IRModule, tvm
+from tests.schedule.emulated import needs_emulator, run_emulated
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
-from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
 from tvm_mobilenet.schedule.separable import ApartPlan, plan_separable, write_separable
 from tvm_mobilenet.schedule.workload import (
@@ -39,36 +33,12 @@ from tvm_mobilenet.tuning.kernels import calls, kernel_module
 from tvm_mobilenet.tuning.reference import largest_error, make_operands, reference
 from tvm_mobilenet.tuning.space import Space
 
-pytestmark = [
-    pytest.mark.arm,
-    pytest.mark.skipif(
-        shutil.which("qemu-aarch64") is None,
-        reason="qemu-aarch64 is not installed (Debian: qemu-user)",
-    ),
-    pytest.mark.skipif(
-        importlib.util.find_spec("ziglang") is None, reason="ziglang is not installed"
-    ),
-]
+pytestmark = needs_emulator
 
 RELU6 = Epilogue(bias=True, low=0.0, high=6.0)
 # As in test_kernels.py: sums of a few hundred products of unit-normal numbers in another order.
 TOLERANCE = 2e-4
 Run = Callable[..., np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def runner_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("runner") / "kernel_runner.o"
-    source = Path(__file__).with_name("kernel_runner.c")
-    includes = [tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()]
-    zig([*(f"-I{folder}" for folder in includes), "-c", str(source), "-o", str(output)])
-    return output
-
-
-def zig(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-O1"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
@@ -80,31 +50,9 @@ def run(runner_object: Path, tmp_path: Path) -> Run:
         target: str = "rpi4",
         threads: int = 1,
     ) -> np.ndarray:
+        output = np.full(shape, np.nan, "float32")
         spec = load_target(target)
-        with lowering():
-            library = tvm.compile(IRModule({"main": function}), target=spec.tvm_target())
-
-        def keep(_output: str, files: list[str], **_options: Any) -> None:
-            shutil.copy(files[0], tmp_path / "kernel.o")
-            Path(_output).touch()
-
-        library.mod.export_library(str(tmp_path / "library.so"), fcompile=keep)
-        program = tmp_path / "program"
-        zig(["-static", str(runner_object), str(tmp_path / "kernel.o"), "-o", str(program)])
-        arrays = [*arguments, np.full(shape, np.nan, "float32")]
-        with (tmp_path / "arguments").open("wb") as file:
-            file.write(np.int64(len(arrays)).tobytes())
-            for array in arrays:
-                file.write(np.array([array.ndim, *array.shape], np.int64).tobytes())
-                file.write(np.ascontiguousarray(array, np.float32).tobytes())
-        assert spec.emulation is not None
-        command = ["qemu-aarch64", "-cpu", spec.emulation.qemu_cpu, str(program)]
-        command += [str(tmp_path / name) for name in ("arguments", "result")]
-        done = subprocess.run(
-            [*command, str(threads)], capture_output=True, text=True, check=False, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return np.fromfile(tmp_path / "result", np.float32).reshape(shape)
+        return run_emulated(function, arguments, output, spec, runner_object, tmp_path, threads)
 
     return run_kernel
 

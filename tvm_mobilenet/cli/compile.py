@@ -79,6 +79,9 @@ def summary(artifact: Artifact) -> list[str]:
         f"target    {manifest.target.name}",
         f"kernels   {len(manifest.layers)}: {origins}",
     ]
+    gpu = manifest.target.spec.get("gpu")
+    if gpu:
+        lines.append(f"runs on   OpenCL, made for {gpu['model']}")
     if manifest.dtype == "int8":
         lines.insert(3, "dtype     int8")
         lines += [

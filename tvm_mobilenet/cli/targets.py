@@ -92,7 +92,7 @@ def _show_figures(title: str, section: BaseModel, sources: Mapping[str, str]) ->
     print_table(
         (title, "value", "source"),
         [
-            (field, f"{_plain(value)} {_UNITS.get(field, '')}".rstrip(), sources.get(field))
+            (field, f"{value} {_UNITS.get(field, '')}".rstrip(), sources.get(field))
             for field, value in section.model_dump(mode="json").items()
         ],
     )
@@ -102,10 +102,6 @@ def _spelled(options: Mapping[str, object]) -> str:
     return " ".join(
         f"{k}=({_spelled(v)})" if isinstance(v, dict) else f"{k}={v}" for k, v in options.items()
     )
-
-
-def _plain(value: object) -> object:
-    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else value
 
 
 def predict(
@@ -119,6 +115,7 @@ def predict(
     bandwidth of its memory.
     """
     from tvm_mobilenet.predict import predict_model
+    from tvm_mobilenet.schedule.mali.predict import total_ms
 
     with show_progress() as progress:
         spec = load_shown(name, progress)
@@ -150,7 +147,7 @@ def predict(
             for one in found
         ],
     )
-    print_line(f"no inference takes less than {sum(one.ms * one.calls for one in found):.2f} ms")
+    print_line(f"no inference takes less than {total_ms(found):.2f} ms")
 
 
 def _load(name: str) -> TargetSpec:

@@ -175,6 +175,8 @@ class Parameter:
 
     name: str
     shape: Sequence[int]
+    dtype: str | None = None
+    """Element type; None for the kernel's own."""
 
 
 class KernelWriter:
@@ -191,9 +193,10 @@ class KernelWriter:
         """Return the argument of that name, or None where the kernel has none."""
         return self._memories.get(name)
 
-    def scratch(self, elements: int) -> Memory:
+    def scratch(self, elements: int, dtype: str | None = None) -> Memory:
         """Allocate memory that lives as long as the block it is asked for in."""
-        return Memory(T.alloc_buffer((elements,), self.dtype, align=64), self.dtype)
+        dtype = dtype or self.dtype
+        return Memory(T.alloc_buffer((elements,), dtype, align=64), dtype)
 
 
 def write_kernel(
@@ -206,15 +209,18 @@ def write_kernel(
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("main")
         T.func_attr({"tirx.noalias": True})
-        buffers = [(p, T.arg(p.name, T.buffer(tuple(p.shape), dtype))) for p in parameters]
+        buffers = [
+            (p, T.arg(p.name, T.buffer(tuple(p.shape), p.dtype or dtype))) for p in parameters
+        ]
         # Relax's own passes expect the body of a function to be a block.
         with T.sblock("root"):
             T.reads()
             T.writes()
             memories = {}
             for parameter, buffer in buffers:
-                flat = T.decl_buffer((math.prod(parameter.shape),), dtype, data=buffer_data(buffer))
-                memories[parameter.name] = Memory(flat, dtype)
+                own = parameter.dtype or dtype
+                flat = T.decl_buffer((math.prod(parameter.shape),), own, data=buffer_data(buffer))
+                memories[parameter.name] = Memory(flat, own)
             body(KernelWriter(dtype, memories))
     return builder.get()
 

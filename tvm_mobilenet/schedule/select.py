@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from tvm_mobilenet.schedule.chain import Chain, ChainFollower
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
 from tvm_mobilenet.schedule.gated import plan_gated, write_gated
+from tvm_mobilenet.schedule.integer.select import select_integer
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import plan_pool, write_pool
 from tvm_mobilenet.schedule.separable import ApartPlan, plan_separable, write_separable
@@ -58,6 +59,7 @@ class KernelCall:
     symbol: str
     family: str
     workload: Workload
+    """Of an int8 family, one of `schedule/integer/workload.py`."""
     plan: Any
     origin: Literal["computed", "tuned"] = "computed"
 
@@ -88,12 +90,16 @@ def select_kernels(mod: IRModule, cpu: Cpu, recorded: PlanSource | None = None) 
     An operator that no family serves is left as it is, for the fallback, and logged with the
     reason. Where `recorded` has no plan, one is computed.
     """
+    mod, integer = select_integer(mod, cpu)
     selector = _Selector(mod, cpu, recorded)
     for binding in selector.flow.bindings:
         selector.visit(binding)
     functions = selector.functions
     new = selector.flow.rebuild(selector.bindings(), selector.replaced, functions)
-    return Selection(new, selector.kernels)
+    kernels = {
+        k.symbol: KernelCall(k.symbol, k.family, cast(Any, k.workload), k.plan) for k in integer
+    }
+    return Selection(new, kernels | selector.kernels)
 
 
 class _Selector:

@@ -1,0 +1,153 @@
+"""Every integer kernel against exact integer arithmetic, on this machine.
+
+The plans of processors with VNNI run here too, with the instruction spelled out in plain TIR:
+everything but the instruction itself is then what that processor would run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.schedule import integer_cases as cases
+from tvm_mobilenet._tvm import IRModule, tirx, tvm
+from tvm_mobilenet.schedule.emit import lowering
+from tvm_mobilenet.schedule.integer.matmul import plan_integer_matmul, split_weights
+from tvm_mobilenet.schedule.integer.workload import IntegerMatmulWorkload
+from tvm_mobilenet.schedule.intrinsics import x86
+from tvm_mobilenet.schedule.intrinsics.vectors import widen
+from tvm_mobilenet.targets import Cpu, load_target
+
+CPUS = [
+    "x86-64-avx2",
+    pytest.param("x86-64-avx512-vnni", marks=pytest.mark.slow),
+    "avx-vnni",
+    pytest.param("generic-armv7", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(params=CPUS)
+def cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cpu:
+    monkeypatch.setattr(x86, "dot", plain_dot)
+    if request.param == "avx-vnni":
+        return cases.with_avx_vnni().cpu
+    found = load_target(request.param).cpu
+    if found.isa == "neon":
+        pytest.skip("this machine is none of x86")
+    return found
+
+
+def plain_dot(total: Any, values: Any, weights: Any, lanes: int) -> Any:
+    """What VPDPBUSD is documented to do, lane by lane."""
+    for byte in range(4):
+        index = list(range(byte, 4 * lanes, 4))
+        left = widen(tirx.Shuffle([values], index), "int32", lanes)
+        total = total + left * widen(tirx.Shuffle([weights], index), "int32", lanes)
+    return total
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)
+
+
+def check(case: cases.Case) -> None:
+    with lowering():
+        mod = IRModule({"main": case.function})
+        library = tvm.compile(mod, target=load_target("host").tvm_target())
+    result = tvm.runtime.tensor(np.zeros_like(case.expected))
+    library["main"](*(tvm.runtime.tensor(a) for a in case.arguments), result)
+    np.testing.assert_array_equal(result.numpy(), case.expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "extreme"),
+    # Tails of rows and columns, a depth of few steps, one row, sums near the end of the range.
+    [
+        ((49, 64, 40), "int8", False),
+        ((13, 24, 37), "uint8", True),
+        ((13, 24, 37), "int8", True),
+        ((1, 256, 100), "uint8", False),
+    ],
+)
+def test_matmul(
+    rng: np.random.Generator, cpu: Cpu, size: tuple[int, int, int], dtype: Any, extreme: bool
+) -> None:
+    check(cases.matmul_case(rng, cpu, size, dtype, extreme=extreme))
+
+
+def test_matmul_whose_result_stays_float(rng: np.random.Generator) -> None:
+    cpu = load_target("x86-64-avx2").cpu
+    check(cases.matmul_case(rng, cpu, (3, 64, 21), "uint8", floats=True))
+
+
+def test_matmul_cut_among_threads(rng: np.random.Generator) -> None:
+    cpu = load_target("x86-64-avx2").cpu.model_copy(update={"cores": 3})
+    case = cases.matmul_case(rng, cpu, (785, 128, 264), "int8")
+    assert case.plan.is_parallel
+    check(case)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((1, 14, 14, 32), {}),
+        ((2, 9, 13, 24), {"stride": 2, "extreme": True}),
+        ((1, 11, 8, 40), {"kernel": 5, "stride": 2}),
+        ((1, 16, 16, 16), {"stride": 2, "padding": (0, 0, 1, 1)}),
+    ],
+)
+def test_depthwise(
+    rng: np.random.Generator, cpu: Cpu, shape: tuple[int, int, int, int], options: dict[str, Any]
+) -> None:
+    dtype: Any = "uint8" if shape[1] % 2 else "int8"
+    check(cases.depthwise_case(rng, cpu, shape, dtype, **options))
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "options"),
+    [
+        ((1, 32, 32, 3), 24, {}),
+        ((2, 9, 21, 3), 16, {"padding": (0, 0, 1, 1), "extreme": True}),
+        # A 1x1 kernel that strides, and a depth that is no multiple of anything.
+        ((1, 10, 10, 16), 8, {"kernel": 1, "padding": (0, 0, 0, 0)}),
+        ((1, 8, 8, 7), 10, {"stride": 1}),
+    ],
+)
+def test_convolution(
+    rng: np.random.Generator,
+    cpu: Cpu,
+    shape: tuple[int, int, int, int],
+    channels: int,
+    options: dict[str, Any],
+) -> None:
+    dtype: Any = "uint8" if shape[1] % 2 else "int8"
+    check(cases.conv_case(rng, cpu, shape, channels, dtype, **options))
+
+
+def test_kernels_without_weights(rng: np.random.Generator, cpu: Cpu) -> None:
+    check(cases.pool_case(rng, cpu, (2, 7, 7, 40), "int8"))
+    check(cases.add_case(rng, cpu, (1, 5, 7, 24), ("uint8", "int8")))
+    check(cases.quantize_case(rng, cpu, (1, 3, 9, 15), "uint8"))
+
+
+def test_split_weights_fit_into_16_bits_and_add_up(rng: np.random.Generator) -> None:
+    weights = cases.values(rng, (72, 12), "int8", extreme=True)
+    workload = IntegerMatmulWorkload(rows=8, depth=72, columns=12, dtype="int8", requantize=None)
+    plan = plan_integer_matmul(workload, load_target("rpi4").cpu)
+    assert (plan.product, plan.sums) == ("mlal", 4)
+    main, rest, places = split_weights(weights, plan)
+    sums = np.abs(main[:64].astype(int)).reshape(2, 4, 8, 12).sum(axis=1)
+    assert sums.max() <= 255
+    # Least and greatest inputs of each sign at once: nothing leaves 16 bits.
+    assert 128 * sums.max() < 2**15
+    together = main.astype(int)
+    for column in range(12):
+        for entry in range(places[column], places[column + 1]):
+            chunk, inside = divmod(int(places[entry]), plan.chunk * plan.row_tile)
+            start = chunk * plan.chunk + inside
+            eight = rest[8 * (entry - 13) : 8 * (entry - 13) + 8]
+            together[start : start + 8, column] += eight
+    np.testing.assert_array_equal(together[:72], weights)

@@ -1,0 +1,1 @@
+"""Instructions of one processor family that no plain TIR expression stands for."""
