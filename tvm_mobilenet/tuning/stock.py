@@ -63,6 +63,7 @@ def stock_tasks(tasks: Sequence[Task]) -> tuple[list[Task], list[str]]:
     """
     calls: dict[MatmulWorkload | ConvWorkload, int] = {}
     left = []
+    halves: list[MatmulWorkload | ConvWorkload]
     for task in tasks:
         if isinstance(task.workload, SeparableWorkload):
             halves = [task.workload.depthwise, task.workload.pointwise]
