@@ -27,7 +27,7 @@ fi; \
 echo "no $(2) here: install $(1); without it its tests are skipped" >&2
 endef
 
-.PHONY: help venv emulator browser opencl run test test-slow lint format bench bench-families logs-arm clean
+.PHONY: help venv emulator browser opencl run test test-slow lint format bench bench-families logs-arm logs-zen3 clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -99,6 +99,17 @@ logs-arm: $(STAMP) emulator  ## search for rpi4 and rk3588 by counted instructio
 	  mkdir -p tuning_logs/$$target && $(BIN)/tvm-mobilenet logs export $$target \
 	    --logs build/tuning_logs -o tuning_logs/$$target/records.jsonl || exit 1; \
 	done
+
+# The same by the clock, on the machine that the target describes and on no other; leave it alone meanwhile.
+ZEN3_MODELS := 1.0_224 0.5_160 0.25_128
+logs-zen3: $(STAMP)  ## search on two cores of Zen 3, into tuning_logs/
+	@mkdir -p build tuning_logs/x86-64-zen3
+	@for size in $(ZEN3_MODELS); do \
+	  $(BIN)/tvm-mobilenet tune mobilenet_v1_$$size --target x86-64-zen3 \
+	    --minutes $(MINUTES) --logs build/tuning_logs || exit 1; \
+	done
+	@$(BIN)/tvm-mobilenet logs export x86-64-zen3 --logs build/tuning_logs \
+	  -o tuning_logs/x86-64-zen3/records.jsonl
 
 clean:  ## remove everything that was made, the environment included
 	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache .mypy_cache

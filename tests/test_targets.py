@@ -26,6 +26,7 @@ WANTED = {
     "vim3-mali",
     "x86-64-avx2",
     "x86-64-avx512-vnni",
+    "x86-64-zen3",
 }
 
 

@@ -42,6 +42,14 @@ def test_a_shipped_log_serves_its_target(name: str):
         assert (record.counts is not None) == (record.conditions.cost == "instructions")
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_compile_is_offered_every_plan_of_a_shipped_log(name: str, tmp_path: Path):
+    target = load_target(name)
+    plans = RecordedPlans(target, read_stores(target, tmp_path))
+    for record in shipped_store().read(name).trials:
+        assert plans(record.family, workload_from(record.workload)) is not None
+
+
 def test_a_shipped_log_is_used_for_its_fingerprint_alone(tmp_path: Path, monkeypatch):
     """As installed: a log in the package's own folder, and nothing of the user's."""
     rpi4 = load_target("rpi4")
