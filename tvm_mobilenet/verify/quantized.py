@@ -48,14 +48,23 @@ class IntegerReference:
         self._is_other_model = float_model is not None
         self.values = _run(model, names, feeds, optimize=True)
         """By tensor, as in ONNX: integers where the tensor is quantized."""
-        sources = {
-            name: self._scales[name].source if name in self._scales else name
-            for name in self.values
-        }
-        floats = _run(
-            float_model or without_rounding(model), list(sources.values()), feeds, optimize=False
-        )
+        floating = float_model or without_rounding(model)
+        sources = self._float_names(model, floating)
+        floats = _run(floating, list(sources.values()), feeds, optimize=False)
         self._floats = {name: floats[s] for name, s in sources.items() if s in floats}
+
+    def _float_names(self, model: onnx.ModelProto, floating: onnx.ModelProto) -> dict[str, str]:
+        """Return what the float model calls each tensor.
+
+        An output keeps its name behind the rounding; what is rounded has a new one.
+        """
+        known = {output for node in floating.graph.node for output in node.output}
+        restored = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == _DEQUANTIZE}
+        names = {}
+        for name in self.values:
+            source = self._scales[name].source if name in self._scales else name
+            names[name] = source if source in known else restored.get(name, source)
+        return names
 
     def in_place_of(self, name: str, ours: Array, layout: str) -> Array | None:
         """Return ONNX Runtime's value in the layout and dtype of ours; None without one."""
