@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from tvm_mobilenet._tvm import IRModule, PrimFunc, relax
+from tvm_mobilenet._tvm import IRModule, PrimFunc
 from tvm_mobilenet.frontend.dataflow import (
     Binding,
     Dataflow,
@@ -22,11 +22,21 @@ from tvm_mobilenet.frontend.dataflow import (
     is_call,
     static_shape,
 )
+from tvm_mobilenet.schedule.anchors import (
+    conv_workload,
+    gate_of,
+    pair_of,
+    pointwise_product,
+    read_input,
+    reduced_axes,
+    unserved_convolution,
+)
 from tvm_mobilenet.schedule.chain import Chain, ChainFollower
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
 from tvm_mobilenet.schedule.gated import plan_gated, write_gated
 from tvm_mobilenet.schedule.integer.select import select_integer
+from tvm_mobilenet.schedule.kernel_calls import KernelCalls
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import plan_pool, write_pool
 from tvm_mobilenet.schedule.separable import ApartPlan, plan_separable, write_separable
@@ -94,12 +104,10 @@ def select_kernels(mod: IRModule, cpu: Cpu, recorded: PlanSource | None = None) 
     selector = _Selector(mod, cpu, recorded)
     for binding in selector.flow.bindings:
         selector.visit(binding)
-    functions = selector.functions
-    new = selector.flow.rebuild(selector.bindings(), selector.replaced, functions)
     kernels = {
         k.symbol: KernelCall(k.symbol, k.family, cast(Any, k.workload), k.plan) for k in integer
     }
-    return Selection(new, kernels | selector.kernels)
+    return Selection(selector.calls.module(), kernels | selector.kernels)
 
 
 class _Selector:
@@ -112,27 +120,12 @@ class _Selector:
         self.users = self.flow.users()
         self.chains = ChainFollower(self.users)
         self.definitions = self.flow.definitions()
-        self.position = {binding.var: i for i, binding in enumerate(self.flow.bindings)}
-        self.functions: dict[Any, PrimFunc] = {}
+        self.calls = KernelCalls(self.flow)
         self.kernels: dict[str, KernelCall] = {}
-        self.replaced: dict[Any, Any] = {}
-        self._new_values: dict[Any, Any] = {}
-        self._taken: set[Any] = set()
-        self._by_key: dict[Any, Any] = {}
-
-    def bindings(self) -> list[Binding]:
-        """Return the bindings with the chosen calls in place of what they take over."""
-        result = []
-        for binding in self.flow.bindings:
-            if binding.var in self._new_values:
-                result.append(Binding(binding.var, self._new_values[binding.var]))
-            elif binding.var not in self._taken:
-                result.append(binding)
-        return result
 
     def visit(self, binding: Binding) -> None:
         """Choose a kernel for one binding if it is an anchor."""
-        if binding.var in self._taken:
+        if self.calls.has_taken(binding.var):
             return
         if is_call(binding.value, "nn.conv2d"):
             self._convolution(binding)
@@ -156,29 +149,15 @@ class _Selector:
     def _convolution(self, binding: Binding) -> None:
         call = binding.value
         weight = constant_array(call.args[1])
-        reason = _unserved_convolution(call, weight)
+        reason = unserved_convolution(call, weight, _FLOAT32)
         if weight is None or reason is not None:
             logger.info("%s: no kernel family: %s", binding.var.name, reason)
             return
         chain = self.chains.follow(binding.var)
         weight = weight * np.float32(chain.factor)
-        x, layout = self._input(call.args[0])
+        x, layout = read_input(call.args[0], self.definitions)
         shape = static_shape(call.args[0])
-        attrs = call.attrs
-        workload = ConvWorkload(
-            batch=shape[0],
-            height=shape[1],
-            width=shape[2],
-            in_channels=shape[3],
-            out_channels=weight.shape[0],
-            kernel=(weight.shape[1], weight.shape[2]),
-            stride=_pair(attrs.strides),
-            dilation=_pair(attrs.dilation),
-            padding=tuple(int(p) for p in attrs.padding),  # type: ignore[arg-type]
-            groups=int(attrs.groups),
-            input_layout=layout,
-            epilogue=chain.epilogue,
-        )
+        workload = conv_workload(binding, weight, layout, chain.epilogue)
         out_shape = static_shape(binding.var)
         if workload.is_depthwise:
             if layout == "NCHW":
@@ -198,12 +177,7 @@ class _Selector:
         elif workload.is_pointwise and self._gated(chain, workload, call.args[0], weight):
             return
         elif workload.is_pointwise:
-            product = MatmulWorkload(
-                rows=workload.batch * workload.height * workload.width,
-                depth=workload.in_channels,
-                columns=workload.out_channels,
-                epilogue=chain.epilogue,
-            )
+            product = pointwise_product(workload)
             matmul_plan = self._plan("pointwise", product, plan_matmul, binding.var)
             packed = pack_matmul(weight.reshape(weight.shape[0], -1).T, matmul_plan)
             self._place(
@@ -228,23 +202,12 @@ class _Selector:
 
     def _gated(self, chain: Chain, conv: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
         """Take over the gate of squeeze-and-excite that only this convolution's input is from."""
-        call = self.definitions.get(x)
-        if not is_call(call, "multiply") or len(self.users[x]) != 1:
+        found = gate_of(x, self.definitions, self.users)
+        if found is None:
             return False
-        shape = static_shape(x)
-        gate_shape = (shape[0], 1, 1, shape[3])
-        for image, gate in (call.args, reversed(call.args)):
-            if static_shape(image) == shape and static_shape(gate) == gate_shape != shape:
-                break
-        else:
-            return False
-        product = MatmulWorkload(
-            rows=conv.batch * conv.height * conv.width,
-            depth=conv.in_channels,
-            columns=conv.out_channels,
-            epilogue=conv.epilogue,
-        )
-        workload = GatedWorkload(batch=conv.batch, pointwise=product)
+        image, gate = found
+        shape, gate_shape = static_shape(image), static_shape(gate)
+        workload = GatedWorkload(batch=conv.batch, pointwise=pointwise_product(conv))
         plan = self._plan("gated", workload, plan_gated)
         matrix = weight.reshape(conv.out_channels, -1).T
         out_shape = static_shape(chain.last)
@@ -269,11 +232,13 @@ class _Selector:
         if not is_call(reader.value, "nn.conv2d") or not reader.value.args[0].same_as(chain.last):
             return False
         pointwise_weight = constant_array(reader.value.args[1])
-        if pointwise_weight is None or _unserved_convolution(reader.value, pointwise_weight):
+        if pointwise_weight is None or unserved_convolution(
+            reader.value, pointwise_weight, _FLOAT32
+        ):
             return False
         attrs = reader.value.attrs
         is_plain = pointwise_weight.shape[1:3] == (1, 1) and int(attrs.groups) == 1
-        if not is_plain or _pair(attrs.strides) != (1, 1) or any(int(p) for p in attrs.padding):
+        if not is_plain or pair_of(attrs.strides) != (1, 1) or any(int(p) for p in attrs.padding):
             return False
         following = self.chains.follow(reader.var)
         pointwise_weight = pointwise_weight * np.float32(following.factor)
@@ -335,7 +300,7 @@ class _Selector:
     def _pool(self, binding: Binding) -> None:
         call = binding.value
         shape = static_shape(call.args[0])
-        axes = sorted(int(axis) % len(shape) for axis in call.attrs.axis or range(len(shape)))
+        axes = reduced_axes(call)
         if len(shape) != 4 or axes != [1, 2] or str(binding.var.ty.dtype) not in _FLOAT32:
             logger.info("%s: no kernel family: mean over axes %s", binding.var.name, axes)
             return
@@ -354,18 +319,6 @@ class _Selector:
 
     # -- what goes into a kernel ------------------------------------------------------------
 
-    def _input(self, x: Any) -> tuple[Any, Literal["NHWC", "NCHW"]]:
-        """Read through a transpose from NCHW, which the dense convolution does for nothing."""
-        value = self.definitions.get(x)
-        if is_call(value, "permute_dims") and list(map(int, value.attrs.axes or [])) == [
-            0,
-            2,
-            3,
-            1,
-        ]:
-            return value.args[0], "NCHW"
-        return x, "NHWC"
-
     def _place(
         self,
         chain: Chain,
@@ -376,63 +329,16 @@ class _Selector:
         write: Callable[[], PrimFunc],
     ) -> None:
         """Put a call of the kernel where the last member of the chain was."""
-        out = chain.last
-        args = [
-            relax.const(np.ascontiguousarray(arg)) if isinstance(arg, np.ndarray) else arg
-            for arg in inputs
-        ]
+        args = [*inputs]
         if chain.bias is not None:
-            args.append(relax.const(np.ascontiguousarray(chain.bias)))
+            args.append(chain.bias)
         if chain.residual is not None:
             args.append(chain.residual)
-        shapes = tuple(static_shape(tensor) for tensor in (*args, out))
-        global_var = self._kernel(family, workload, plan, shapes, write)
-        self._new_values[out] = relax.call_tir(global_var, relax.Tuple(args), out_ty=out.ty)
-        self._taken.update(chain.members)
-
-    def _kernel(
-        self,
-        family: str,
-        workload: Workload,
-        plan: Any,
-        shapes: tuple[tuple[int, ...], ...],
-        write: Callable[[], PrimFunc],
-    ) -> Any:
-        key = (family, workload, plan, shapes)
-        if key not in self._by_key:
-            symbol = f"{family}_{len(self.kernels)}"
-            # Opaque: the fusion of what is left must not look into it.
-            function = write().without_attr("global_symbol").with_attr("op_pattern", _OPAQUE)
-            # The builder gives the global variable the function's type.
-            global_var = relax.BlockBuilder().add_func(function, symbol)
-            self.functions[global_var] = function
-            tuned = (workload, plan) in self._tuned
-            self.kernels[symbol] = KernelCall(
-                symbol, family, workload, plan, "tuned" if tuned else "computed"
-            )
-            self._by_key[key] = global_var
-        return self._by_key[key]
+        what = (workload, plan)
+        symbol = self.calls.put(family, what, args, chain.last, chain.members, write)
+        if symbol is not None:
+            origin: Literal["computed", "tuned"] = "tuned" if what in self._tuned else "computed"
+            self.kernels[symbol] = KernelCall(symbol, family, workload, plan, origin)
 
 
-_OPAQUE = 8
 _FLOAT32 = ("float32",)
-
-
-def _pair(values: Any) -> tuple[int, int]:
-    first, second = (int(v) for v in values)
-    return first, second
-
-
-def _unserved_convolution(call: Any, weight: np.ndarray | None) -> str | None:
-    """Return why no kernel family serves a convolution, or None."""
-    attrs = call.attrs
-    if weight is None:
-        return "its weights are not constant"
-    if weight.dtype != np.float32:
-        return f"its weights are {weight.dtype}"
-    if str(attrs.data_layout) != "NHWC" or str(attrs.kernel_layout) != "OHWI":
-        return f"its layout is {attrs.data_layout}"
-    groups, channels = int(attrs.groups), static_shape(call.args[0])[3]
-    if groups != 1 and not groups == channels == weight.shape[0]:
-        return f"{groups} groups of {channels} channels"
-    return None

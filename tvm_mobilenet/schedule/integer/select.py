@@ -11,11 +11,11 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_mobilenet._tvm import IRModule, PrimFunc, relax
+from tvm_mobilenet._tvm import IRModule, PrimFunc
 from tvm_mobilenet.frontend.dataflow import (
     Binding,
     Dataflow,
@@ -23,6 +23,7 @@ from tvm_mobilenet.frontend.dataflow import (
     is_call,
     static_shape,
 )
+from tvm_mobilenet.schedule.anchors import is_to_nhwc, pair_of, reduced_axes
 from tvm_mobilenet.schedule.integer.chain import IntegerTail, TailFollower, element_type, scalar
 from tvm_mobilenet.schedule.integer.convolution import (
     pack_integer_conv,
@@ -56,6 +57,7 @@ from tvm_mobilenet.schedule.integer.workload import (
     IntegerWorkload,
     QuantizeWorkload,
 )
+from tvm_mobilenet.schedule.kernel_calls import KernelCalls
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
 __all__ = ["IntegerKernel", "select_integer"]
 
 logger = logging.getLogger(__name__)
-
-_NHWC_OF_NCHW = [0, 2, 3, 1]
 
 
 @dataclass(frozen=True)
@@ -93,34 +93,22 @@ def select_integer(mod: IRModule, cpu: Cpu) -> tuple[IRModule, list[IntegerKerne
         selector.visit(binding)
     if not selector.kernels:
         return mod, []
-    new = selector.flow.rebuild(selector.bindings(), {}, selector.functions)
-    return new, selector.kernels
+    return selector.calls.module(), selector.kernels
 
 
 class _IntegerSelector:
     def __init__(self, mod: IRModule, cpu: Cpu) -> None:
         self.flow = Dataflow(mod)
-        self.functions: dict[Any, PrimFunc] = {}
+        self.calls = KernelCalls(self.flow)
         self.kernels: list[IntegerKernel] = []
         self._cpu = cpu
         self._users = self.flow.users()
         self._tails = TailFollower(self._users)
         self._definitions = self.flow.definitions()
-        self._new_values: dict[Any, Any] = {}
-        self._taken: set[Any] = set()
-        self._by_key: dict[Any, Any] = {}
-
-    def bindings(self) -> list[Binding]:
-        """Return the bindings with the chosen calls in place of what they take over."""
-        return [
-            Binding(b.var, self._new_values[b.var]) if b.var in self._new_values else b
-            for b in self.flow.bindings
-            if b.var in self._new_values or b.var not in self._taken
-        ]
 
     def visit(self, binding: Binding) -> None:
         """Choose a kernel for one binding if it is an anchor."""
-        if binding.var in self._taken:
+        if self.calls.has_taken(binding.var):
             return
         if is_call(binding.value, "nn.conv2d") and element_type(binding.var) == "int32":
             self._say(binding, self._convolution(binding))
@@ -160,7 +148,7 @@ class _IntegerSelector:
             in_channels=shape[3],
             out_channels=channels,
             kernel=(weight.shape[1], weight.shape[2]),
-            stride=(int(attrs.strides[0]), int(attrs.strides[1])),
+            stride=pair_of(attrs.strides),
             padding=padding,
             pad=pad,
             groups=int(attrs.groups),
@@ -250,7 +238,7 @@ class _IntegerSelector:
             return "it sums what is no byte"
         x = wide.args[0]
         shape, dtype = static_shape(x), element_type(x)
-        axes = sorted(int(axis) % len(shape) for axis in call.attrs.axis or range(len(shape)))
+        axes = reduced_axes(call)
         if len(shape) != 4 or axes != [1, 2] or dtype not in RANGES:
             return f"a sum over axes {axes} of {dtype}"
         tail = self._tails.follow(binding.var)
@@ -351,10 +339,10 @@ class _IntegerSelector:
         batch, channels, pixels = 1, 1, math.prod(shape)
         before = self._definitions.get(x)
         readers = self._users.get(tail.last, [])
-        if len(shape) == 4 and _is_to_nhwc(before):
+        if len(shape) == 4 and is_to_nhwc(before):
             x = before.args[0]
             batch, channels, pixels = shape[0], shape[3], shape[1] * shape[2]
-        elif len(readers) == 1 and readers[0].var is not None and _is_to_nhwc(readers[0].value):
+        elif len(readers) == 1 and readers[0].var is not None and is_to_nhwc(readers[0].value):
             tail.last = readers[0].var
             tail.members.append(tail.last)
             batch, channels, pixels = shape[0], shape[1], shape[2] * shape[3]
@@ -414,30 +402,7 @@ class _IntegerSelector:
         write: Callable[[], PrimFunc],
     ) -> None:
         """Put a call of the kernel where the last member of the tail was."""
-        out = tail.last
-        args = [
-            relax.const(np.ascontiguousarray(arg)) if isinstance(arg, np.ndarray) else arg
-            for arg in inputs
-        ]
-        shapes = tuple((static_shape(t), element_type(t)) for t in (*args, out))
-        key = (family, workload, plan, shapes)
-        if key not in self._by_key:
-            symbol = f"{family}_{len(self.kernels)}"
-            # Opaque: the fusion of what is left must not look into it.
-            function = write().without_attr("global_symbol").with_attr("op_pattern", _OPAQUE)
-            global_var = relax.BlockBuilder().add_func(function, symbol)
-            self.functions[global_var] = function
+        what = (workload, plan)
+        symbol = self.calls.put(family, what, inputs, tail.last, tail.members, write)
+        if symbol is not None:
             self.kernels.append(IntegerKernel(symbol, family, workload, plan))
-            self._by_key[key] = global_var
-        call = relax.call_tir(self._by_key[key], relax.Tuple(args), out_ty=out.ty)
-        self._new_values[out] = call
-        self._taken.update(tail.members)
-
-
-_OPAQUE = 8
-
-
-def _is_to_nhwc(value: Any) -> TypeGuard[Any]:
-    return is_call(value, "permute_dims") and list(map(int, value.attrs.axes or [])) == (
-        _NHWC_OF_NCHW
-    )

@@ -1,0 +1,89 @@
+"""Calls of written kernels in place of a module's operators; equal kernels are written once.
+
+Every selection of kernels works on this: what it decides is which operators a call takes over, and
+how its kernel is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tvm_mobilenet._tvm import IRModule, PrimFunc, relax
+from tvm_mobilenet.frontend.dataflow import Binding, Dataflow, static_shape
+
+__all__ = ["KernelCalls"]
+
+_OPAQUE = 8
+"""TVM's pattern of a function that the fusion of what is left must not look into."""
+
+
+class KernelCalls:
+    """What is put in place of the operators of one module.
+
+    Args:
+        flow: the module's bindings.
+    """
+
+    def __init__(self, flow: Dataflow) -> None:
+        self._flow = flow
+        self._functions: dict[Any, PrimFunc] = {}
+        self._new_values: dict[Any, Any] = {}
+        self._taken: set[Any] = set()
+        self._by_key: dict[Any, Any] = {}
+
+    def has_taken(self, var: Any) -> bool:
+        """Tell whether a call computes this variable, or has made it superfluous."""
+        return var in self._taken
+
+    def put(
+        self,
+        family: str,
+        what: tuple[Any, ...],
+        inputs: Sequence[Any],
+        out: Any,
+        members: Iterable[Any],
+        write: Callable[[], PrimFunc],
+    ) -> str | None:
+        """Put a call of a kernel where `out` is computed.
+
+        Args:
+            family: the kernel's symbol begins with it.
+            what: with family, shapes and dtypes, all that tells the kernel from others; hashable.
+            inputs: arrays, which become constants, and expressions.
+            out: the variable that the call computes.
+            members: the variables that it takes over, `out` among them.
+            write: writes the kernel, where no equal one is there.
+
+        Returns:
+            The symbol of a kernel that was written, None where an equal one serves.
+        """
+        args = [
+            relax.const(np.ascontiguousarray(arg)) if isinstance(arg, np.ndarray) else arg
+            for arg in inputs
+        ]
+        tensors = tuple((static_shape(t), str(t.ty.dtype)) for t in (*args, out))
+        key = (family, what, tensors)
+        symbol = None
+        if key not in self._by_key:
+            symbol = f"{family}_{len(self._by_key)}"
+            function = write().without_attr("global_symbol").with_attr("op_pattern", _OPAQUE)
+            # The builder gives the global variable the function's type.
+            global_var = relax.BlockBuilder().add_func(function, symbol)
+            self._functions[global_var] = function
+            self._by_key[key] = global_var
+        self._new_values[out] = relax.call_tir(self._by_key[key], relax.Tuple(args), out_ty=out.ty)
+        self._taken.update(members)
+        return symbol
+
+    def module(self) -> IRModule:
+        """Return the module with the calls in place of what they take over."""
+        bindings = []
+        for binding in self._flow.bindings:
+            if binding.var in self._new_values:
+                bindings.append(Binding(binding.var, self._new_values[binding.var]))
+            elif binding.var not in self._taken:
+                bindings.append(binding)
+        return self._flow.rebuild(bindings, {}, self._functions)
