@@ -10,7 +10,6 @@ import base64
 import json
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +36,14 @@ from tvm_mobilenet.tuning.kernels import calls
 from tvm_mobilenet.tuning.records import canonical, plan_from, workload_from
 from tvm_mobilenet.tuning.reference import Operands, largest_error, make_operands, reference
 from tvm_mobilenet.tuning.statistics import is_tight, typical
+from tvm_mobilenet.tuning.timing import (
+    BATCH_NS,
+    BURST_NS,
+    HOPELESS,
+    LEAST_NS,
+    MOST_NS,
+    take_turns,
+)
 
 __all__ = ["BoardKernels"]
 
@@ -44,16 +51,7 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
-_BATCH_NS = 20_000
-"""Calls shorter than this are timed several at a time: the clock costs about a tenth of one."""
-_CHUNK_NS = 8_000_000
-"""What is timed by one call to the board; a candidate is, for so long at least."""
-_MOST_NS = 60_000_000
 _MOST_RUNS = 2000
-_HOPELESS = 1.5
-"""A candidate that takes so many times the best one's time is not timed any longer."""
-_BURST_NS = 1_500_000
-"""One turn in a contest."""
 _MOST_COPIES = 16
 _SESSION_SHARE = 0.5
 """A session is given back after that part of its time, rather than be ended within a candidate."""
@@ -288,21 +286,12 @@ class BoardKernels:
     def _contest(self, request: Mapping[str, Any]) -> list[list[float]]:
         kernels = [self._load(entry) for entry in request["entries"]]
         try:
-            for kernel in kernels:
-                kernel.check(self._expected)
-            shuffle = random.Random(request["seed"]).shuffle
-            times: list[list[float]] = [[] for _ in kernels]
-            for _ in range(request["rounds"]):
-                order = list(range(len(kernels)))
-                shuffle(order)
-                for index in order:
-                    times[index].append(typical(kernels[index].burst()) / 1e6)
-            for kernel in kernels:
-                kernel.check(self._expected)
+            return take_turns(
+                kernels, self._expected, rounds=request["rounds"], seed=request["seed"]
+            )
         finally:
             for kernel in kernels:
                 kernel.forget()
-        return times
 
     # -- loading -------------------------------------------------------------------------------
 
@@ -448,13 +437,13 @@ class _BoardKernel:
         self._choose_batch()
         values: list[float] = []
         spent = 0.0
-        while spent < _MOST_NS:
-            chunk = self._times(self.batch, self._repeat(_CHUNK_NS))
+        while spent < MOST_NS:
+            chunk = self._times(self.batch, self._repeat(LEAST_NS))
             values += chunk
             spent += sum(chunk) * self.batch
-            if len(values) >= 4 and min(values) > _HOPELESS * best_ns:
+            if len(values) >= 4 and min(values) > HOPELESS * best_ns:
                 return values, False
-            if spent >= _CHUNK_NS and is_tight(values):
+            if spent >= LEAST_NS and is_tight(values):
                 return values, True
         return values, is_tight(values)
 
@@ -462,11 +451,11 @@ class _BoardKernel:
         """Time runs for one turn of a contest, after one that brings the caches back."""
         if not self.batch:
             self._choose_batch()
-        return self._times(self.batch, max(3, self._repeat(_BURST_NS)) + 1)[1:]
+        return self._times(self.batch, max(3, self._repeat(BURST_NS)) + 1)[1:]
 
     def _choose_batch(self) -> None:
         self.single_ns = max(1.0, min(self._times(1, 4)[1:]))
-        self.batch = max(1, math.ceil(_BATCH_NS / self.single_ns))
+        self.batch = max(1, math.ceil(BATCH_NS / self.single_ns))
 
     def _repeat(self, duration_ns: float) -> int:
         return max(1, min(_MOST_RUNS, math.ceil(duration_ns / (self.single_ns * self.batch))))

@@ -6,7 +6,6 @@ import base64
 import itertools
 import math
 import os
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,18 +23,17 @@ from tvm_mobilenet.tuning.reference import Operands, largest_error, make_operand
 from tvm_mobilenet.tuning.statistics import is_tight, typical
 from tvm_mobilenet.tuning.stock_call import stock_call
 from tvm_mobilenet.tuning.stock_plan import StockPlan
+from tvm_mobilenet.tuning.timing import (
+    BATCH_NS,
+    BURST_NS,
+    HOPELESS,
+    LEAST_NS,
+    MOST_NS,
+    take_turns,
+)
 
 __all__ = ["Kernel", "LocalKernels", "load_library"]
 
-_BATCH_NS = 20_000
-"""Calls shorter than this are timed several at a time: the clock and the call from Python cost
-about a microsecond."""
-_LEAST_NS, _MOST_NS = 8_000_000, 60_000_000
-"""How long one candidate is timed."""
-_HOPELESS = 1.5
-"""A candidate that takes so many times the best one's time is not timed any longer."""
-_BURST_NS = 1_500_000
-"""One turn in a contest."""
 _MOST_COPIES = 32
 
 
@@ -95,17 +93,7 @@ class LocalKernels:
 
     def _contest(self, request: Mapping[str, Any]) -> dict[str, Any]:
         kernels = [self._load(entry) for entry in request["entries"]]
-        for kernel in kernels:
-            kernel.check(self._expected)
-        shuffle = random.Random(request["seed"]).shuffle
-        times: list[list[float]] = [[] for _ in kernels]
-        for _ in range(request["rounds"]):
-            order = list(range(len(kernels)))
-            shuffle(order)
-            for index in order:
-                times[index].append(typical(kernels[index].burst()) / 1e6)
-        for kernel in kernels:
-            kernel.check(self._expected)
+        times = take_turns(kernels, self._expected, rounds=request["rounds"], seed=request["seed"])
         return {"times_ms": times}
 
     def _load(self, entry: Mapping[str, Any]) -> Kernel:
@@ -199,11 +187,11 @@ class Kernel:
         """Time runs until they agree; returns nanoseconds a run, and whether they do."""
         self._choose_batch()
         values: list[float] = []
-        end = time.perf_counter_ns() + _MOST_NS
-        least = time.perf_counter_ns() + _LEAST_NS
+        end = time.perf_counter_ns() + MOST_NS
+        least = time.perf_counter_ns() + LEAST_NS
         while (now := time.perf_counter_ns()) < end:
             values.append(self._timed())
-            if len(values) >= 4 and min(values) > _HOPELESS * best_ns:
+            if len(values) >= 4 and min(values) > HOPELESS * best_ns:
                 return values, False
             if now > least and is_tight(values):
                 return values, True
@@ -215,7 +203,7 @@ class Kernel:
             self._choose_batch()
         self._run()
         values: list[float] = []
-        end = time.perf_counter_ns() + _BURST_NS
+        end = time.perf_counter_ns() + BURST_NS
         while time.perf_counter_ns() < end or len(values) < 3:
             values.append(self._timed())
         return values
@@ -224,7 +212,7 @@ class Kernel:
         for _ in range(3):
             self._run()
         single = min(self._timed() for _ in range(3))
-        self.batch = max(1, math.ceil(_BATCH_NS / single))
+        self.batch = max(1, math.ceil(BATCH_NS / single))
 
     def _timed(self) -> float:
         begin = time.perf_counter_ns()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from tvm_mobilenet.tuning.measurer import Entrant, Figures
-from tvm_mobilenet.tuning.workers import WorkerProcess
+from tvm_mobilenet.tuning.process_measurer import ProcessMeasurer
 
 if TYPE_CHECKING:
     from tvm_mobilenet.schedule.workload import TunableWorkload
@@ -21,7 +20,7 @@ _COLD_BYTES = 8 << 20
 """Copies of the weights fill about so much: more than the last cache of a small GPU."""
 
 
-class OpenCLMeasurer:
+class OpenCLMeasurer(ProcessMeasurer):
     """The first OpenCL device of this machine; see `Measurer`.
 
     Args:
@@ -30,11 +29,6 @@ class OpenCLMeasurer:
         timeout_s: after so long a candidate is taken to hang.
     """
 
-    cost: Literal["latency", "instructions"] = "latency"
-    is_exact = False
-    is_here = True
-    slots = 1
-
     def __init__(
         self,
         target: TargetSpec,
@@ -42,17 +36,19 @@ class OpenCLMeasurer:
         cache: Literal["cold", "warm"] = "cold",
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
-        self.threads = target.cpu.cores
-        """Of the processor; a device that shares it with the builders is disturbed by them."""
-        self.cache: Literal["cold", "warm"] = cache
-        self._timeout_s = timeout_s
-        settings = {"seed": 0, "cold_bytes": _COLD_BYTES if cache == "cold" else 0}
-        self._worker = WorkerProcess("tvm_mobilenet.tuning.opencl_kernels:OpenCLKernels", settings)
+        super().__init__(
+            "tvm_mobilenet.tuning.opencl_kernels:OpenCLKernels",
+            # Of the processor; a device that shares it with the builders is disturbed by them.
+            threads=target.cpu.cores,
+            cache=cache,
+            cold_bytes=_COLD_BYTES,
+            timeout_s=timeout_s,
+        )
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
         """What goes into the conditions of a record; the driver is asked once."""
-        answer = self._worker.request({"op": "describe"}, self._timeout_s)
+        answer = self.ask({"op": "describe"})
         return {
             "device": answer["device"],
             "governor": None,
@@ -63,51 +59,3 @@ class OpenCLMeasurer:
     def floor(self, workload: TunableWorkload) -> float:
         """Return 0: what a driver's device can do at best is not known."""
         return 0.0
-
-    def measure(self, entrant: Entrant, best: float | None) -> Figures:
-        """Check and time one candidate.
-
-        Raises:
-            CandidateError: it does not build on the device, crashed, hung, or its result is wrong.
-        """
-        answer = self._worker.request(
-            {
-                "op": "measure",
-                "workload": entrant.workload,
-                "plan": entrant.plan,
-                "library": entrant.library,
-                "best_ms": best,
-            },
-            self._timeout_s,
-        )
-        return Figures(
-            cost=answer["cost_ms"],
-            repeats=answer["repeats"],
-            is_tight=answer["is_tight"],
-            error=answer["error_max"],
-        )
-
-    def contest(
-        self, entrants: Sequence[Entrant], *, rounds: int, threads: int, seed: int
-    ) -> list[list[float]]:
-        """Time candidates turn by turn, over memory that is allocated anew.
-
-        Raises:
-            CandidateError: one of them crashed, hung, or its result is wrong.
-        """
-        answer = self._worker.request(
-            {
-                "op": "contest",
-                "workload": entrants[0].workload,
-                "entries": [{"plan": e.plan, "library": e.library} for e in entrants],
-                "rounds": rounds,
-                "seed": seed,
-            },
-            self._timeout_s,
-        )
-        times: list[list[float]] = answer["times_ms"]
-        return times
-
-    def close(self) -> None:
-        """End the process."""
-        self._worker.close()

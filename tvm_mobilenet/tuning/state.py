@@ -11,12 +11,12 @@ from tvm_mobilenet.tuning.search import plan_key
 from tvm_mobilenet.tuning.target_space import AnySpace
 from tvm_mobilenet.tuning.tasks import Task
 
-__all__ = ["Candidate", "TaskState"]
+__all__ = ["FADING", "Candidate", "TaskState"]
 
 _NEAR_FLOOR = 1.03
 _PATIENCE = 4
 """Rounds in a row without a better plan after which a task is left alone."""
-_FADING = 0.6
+FADING = 0.6
 """What is expected of a task's next round, after one that brought nothing."""
 
 
@@ -82,7 +82,7 @@ class TaskState:
     def promise(self) -> float:
         """Milliseconds of an inference that may still be won, less the longer nothing was."""
         gap = max(0.0, self.incumbent.cost - self.floor) * self.task.calls
-        return gap * _FADING**self.idle_rounds
+        return gap * FADING**self.idle_rounds
 
     def best_plans(self) -> list[Plan]:
         """Return the plans that further ones are derived from."""

@@ -21,7 +21,7 @@ from tvm_mobilenet.tuning.ledger import Ledger
 from tvm_mobilenet.tuning.measurer import Entrant, Measurer, unit
 from tvm_mobilenet.tuning.records import plan_to_json, workload_to_json
 from tvm_mobilenet.tuning.report import TaskReport, TuningReport
-from tvm_mobilenet.tuning.state import Candidate
+from tvm_mobilenet.tuning.state import FADING, Candidate
 from tvm_mobilenet.tuning.stock_plan import FAMILY, StockPlan
 from tvm_mobilenet.tuning.store import Reading, Store
 from tvm_mobilenet.tuning.tasks import Task
@@ -39,7 +39,6 @@ POPULATION = 64
 for one proposal."""
 BATCH = 8
 """Candidates of one proposal, as in our rounds; MetaSchedule's own is 64."""
-_FADING = 0.6
 _PROPOSE_TIMEOUT_S = 600.0
 
 
@@ -94,7 +93,7 @@ class _State:
         if self.best is None:
             return float("inf") if not self.trials else 0.0
         gap = max(0.0, self.best.cost - self.floor) * self.task.calls
-        return gap * _FADING**self.idle_rounds
+        return gap * FADING**self.idle_rounds
 
 
 class StockTuner:
