@@ -7,6 +7,7 @@ resizes, softmax and whatever else a user's model holds.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tvm_mobilenet._tvm import IRModule, IterVar, PrimFunc, Schedule, ScheduleError
@@ -14,25 +15,33 @@ from tvm_mobilenet._tvm import IRModule, IterVar, PrimFunc, Schedule, ScheduleEr
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["schedule_fallback"]
+__all__ = ["inlined", "schedule_fallback", "schedule_others"]
 
 logger = logging.getLogger(__name__)
 
 
 def schedule_fallback(mod: IRModule, own: set[str], cpu: Cpu) -> IRModule:
     """Schedule every TIR function of `mod` whose name is not in `own`."""
+    return schedule_others(mod, own, lambda _name, function: _scheduled(function, cpu))
+
+
+def schedule_others(
+    mod: IRModule, own: set[str], scheduled: Callable[[str, PrimFunc], PrimFunc]
+) -> IRModule:
+    """Replace every TIR function of `mod` whose name is not in `own`; it keeps its attributes."""
     result = IRModule(dict(mod.functions_items()), attrs=mod.attrs)
     for global_var, function in mod.functions_items():
         if not isinstance(function, PrimFunc) or global_var.name_hint in own:
             continue
-        scheduled = _scheduled(function, cpu)
+        new = scheduled(global_var.name_hint, function)
         for key, value in dict(function.attrs or {}).items():
-            scheduled = scheduled.with_attr(str(key), value)
-        result.update_func(global_var, scheduled)
+            new = new.with_attr(str(key), value)
+        result.update_func(global_var, new)
     return result
 
 
-def _scheduled(function: PrimFunc, cpu: Cpu) -> PrimFunc:
+def inlined(function: PrimFunc) -> tuple[Any, list[Any]]:
+    """Return a schedule of the function, `main`, and the blocks that could not be inlined."""
     schedule = Schedule(IRModule({"main": function.without_attr("global_symbol")}))
     root = schedule.get_sblock("root", func_name="main")
     for block in schedule.get_child_blocks(root):
@@ -40,7 +49,12 @@ def _scheduled(function: PrimFunc, cpu: Cpu) -> PrimFunc:
             schedule.compute_inline(block)
         except ScheduleError:
             logger.debug("not inlined: a reduction, or the output")
-    for block in schedule.get_child_blocks(root):
+    return schedule, list(schedule.get_child_blocks(root))
+
+
+def _scheduled(function: PrimFunc, cpu: Cpu) -> PrimFunc:
+    schedule, blocks = inlined(function)
+    for block in blocks:
         try:
             _spread(schedule, block, cpu)
         except ScheduleError as err:

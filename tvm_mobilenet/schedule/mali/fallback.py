@@ -6,18 +6,16 @@ resizes, softmax and whatever else a user's model holds.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
-from tvm_mobilenet._tvm import IRModule, IterVar, PrimFunc, Schedule, ScheduleError
+from tvm_mobilenet._tvm import IRModule, IterVar, PrimFunc, ScheduleError
 from tvm_mobilenet.errors import CompileError
+from tvm_mobilenet.schedule.fallback import inlined, schedule_others
 
 if TYPE_CHECKING:
     from tvm_mobilenet.gpu import Gpu
 
 __all__ = ["check_parameters", "schedule_gpu_fallback"]
-
-logger = logging.getLogger(__name__)
 
 _GROUP = 64
 """Work-items of a group: every Mali runs as many at any number of registers."""
@@ -29,19 +27,15 @@ def schedule_gpu_fallback(mod: IRModule, own: set[str], gpu: Gpu) -> IRModule:
     Raises:
         CompileError: a function cannot be spread over work-items.
     """
-    result = IRModule(dict(mod.functions_items()), attrs=mod.attrs)
-    for global_var, function in mod.functions_items():
-        if not isinstance(function, PrimFunc) or global_var.name_hint in own:
-            continue
+
+    def scheduled(name: str, function: PrimFunc) -> PrimFunc:
         try:
-            scheduled = _scheduled(function, min(_GROUP, gpu.max_work_group))
+            return _scheduled(function, min(_GROUP, gpu.max_work_group))
         except ScheduleError as err:
             reason = str(err).strip().splitlines()[0]
-            raise CompileError(f"kernel {global_var.name_hint}: no GPU schedule: {reason}") from err
-        for key, value in dict(function.attrs or {}).items():
-            scheduled = scheduled.with_attr(str(key), value)
-        result.update_func(global_var, scheduled)
-    return result
+            raise CompileError(f"kernel {name}: no GPU schedule: {reason}") from err
+
+    return schedule_others(mod, own, scheduled)
 
 
 def check_parameters(mod: IRModule, gpu: Gpu) -> None:
@@ -68,14 +62,8 @@ def check_parameters(mod: IRModule, gpu: Gpu) -> None:
 
 
 def _scheduled(function: PrimFunc, group: int) -> PrimFunc:
-    schedule = Schedule(IRModule({"main": function.without_attr("global_symbol")}))
-    root = schedule.get_sblock("root", func_name="main")
-    for block in schedule.get_child_blocks(root):
-        try:
-            schedule.compute_inline(block)
-        except ScheduleError:
-            logger.debug("not inlined: a reduction, or the output")
-    for block in schedule.get_child_blocks(root):
+    schedule, blocks = inlined(function)
+    for block in blocks:
         _spread(schedule, block, group)
     return schedule.mod["main"]
 
