@@ -30,7 +30,7 @@ from tvm_mobilenet.toolchain import make_fcompile
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import TargetSpec
 
-__all__ = ["CompiledLibrary", "ScheduledModule", "compile_onnx", "schedule_onnx"]
+__all__ = ["CompiledLibrary", "ScheduledModule", "compile_onnx", "schedule_onnx", "vm_pipeline"]
 
 logger = logging.getLogger(__name__)
 
@@ -153,24 +153,28 @@ def _lower_rest(mod: IRModule, target: TargetSpec) -> IRModule:
         return tvm.transform.Sequential(passes)(mod)
 
 
+def vm_pipeline() -> Any:
+    """Return the passes from a module of kernel calls to what the virtual machine runs."""
+    return tvm.transform.Sequential(
+        [
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )
+
+
 def _build(mod: IRModule, target: TargetSpec) -> Any:
-    passes = [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-        relax.transform.LowerAllocTensor(),
-        relax.transform.KillAfterLastUse(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
-    ]
     try:
         with lowering():
-            return tvm.compile(
-                mod, target=target.tvm_target(), relax_pipeline=tvm.transform.Sequential(passes)
-            )
+            return tvm.compile(mod, target=target.tvm_target(), relax_pipeline=vm_pipeline())
     except Exception as err:
         raise CompileError(f"code generation failed: {_last_line(err)}") from err
 

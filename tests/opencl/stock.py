@@ -75,22 +75,8 @@ def compile_stock(onnx_path: Path, target: TargetSpec, out: Path) -> Artifact:
 
 
 def _build(mod, target: TargetSpec):
-    passes = [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-        relax.transform.LowerAllocTensor(),
-        relax.transform.KillAfterLastUse(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
-    ]
     # Not within `emit.lowering`: DLight's stages in local memory have to stay where it puts them.
-    return tvm.compile(
-        mod, target=target.tvm_target(), relax_pipeline=tvm.transform.Sequential(passes)
-    )
+    return tvm.compile(mod, target=target.tvm_target(), relax_pipeline=compiler.vm_pipeline())
 
 
 def _layers(mod) -> tuple[LayerRecord, ...]:
