@@ -35,6 +35,7 @@ __all__ = [
     "print_table",
     "print_text",
     "print_warning",
+    "resumable",
     "set_verbosity",
     "show_progress",
     "verbosity",
@@ -75,6 +76,16 @@ def print_line(text: str) -> None:
 def print_text(text: str) -> None:
     """Write a whole document to stdout, as it stands."""
     _out.out(text, end="", highlight=False)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say, when a command whose measurements are recorded is interrupted, that it can go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print_note("what was measured is recorded; the same command goes on from there")
+        raise
 
 
 def print_note(text: str) -> None:

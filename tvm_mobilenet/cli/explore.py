@@ -10,9 +10,9 @@ import typer
 from tvm_mobilenet.cli.console import (
     print_json,
     print_line,
-    print_note,
     print_table,
     print_warning,
+    resumable,
     show_progress,
 )
 from tvm_mobilenet.cli.device import DeviceOptions, parse_cpus
@@ -119,27 +119,23 @@ def explore(
     where_options = options if not emulated else DeviceOptions.none()
     with show_progress() as progress:
         spec = load_shown(target, progress)
-        with where_options.open(lambda: spec, progress) as where:
-            try:
-                found = explore_models(
-                    spec,
-                    budget_ms=budget_ms,
-                    budget_minstr=budget_minstr,
-                    budget_mb=budget_mb,
-                    families=_words(families),
-                    dtypes=_words(dtype) or ("float32",),
-                    accuracy=accuracy,
-                    out=output,
-                    threads=threads,
-                    cpus=parse_cpus(cpus),
-                    device=where,
-                    use_logs=not no_logs,
-                    logs=logs,
-                    progress=progress,
-                )
-            except KeyboardInterrupt:
-                print_note("what was measured is recorded; the same command goes on from there")
-                raise
+        with where_options.open(lambda: spec, progress) as where, resumable():
+            found = explore_models(
+                spec,
+                budget_ms=budget_ms,
+                budget_minstr=budget_minstr,
+                budget_mb=budget_mb,
+                families=_words(families),
+                dtypes=_words(dtype) or ("float32",),
+                accuracy=accuracy,
+                out=output,
+                threads=threads,
+                cpus=parse_cpus(cpus),
+                device=where,
+                use_logs=not no_logs,
+                logs=logs,
+                progress=progress,
+            )
     if as_json:
         print_json(found.to_dict())
         return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvm_mobilenet.cli.console import print_json, print_line, print_note, print_table, show_progress
+from tvm_mobilenet.cli.console import print_json, print_line, print_table, resumable, show_progress
 from tvm_mobilenet.cli.device import DeviceOptions, parse_cpus
 from tvm_mobilenet.cli.options import (
     AsJson,
@@ -120,27 +120,23 @@ def tune(
     processors = parse_cpus(cpus)
     with show_progress() as progress:
         spec = load_shown(target, progress)
-        try:
-            with options.open(lambda: spec, progress) as where:
-                found = tune_model(
-                    model,
-                    target=spec,
-                    trials=trials,
-                    minutes=minutes,
-                    threads=threads,
-                    cache="cold" if cache == "cold" else "warm",
-                    cost="latency" if cost == "latency" else "instructions",
-                    device=where,
-                    cpus=processors,
-                    builders=builders,
-                    logs=logs,
-                    space="stock" if space == "stock" else "computed",
-                    dry_run=dry_run,
-                    progress=progress,
-                )
-        except KeyboardInterrupt:
-            print_note("what was measured is recorded; the same command goes on from there")
-            raise
+        with resumable(), options.open(lambda: spec, progress) as where:
+            found = tune_model(
+                model,
+                target=spec,
+                trials=trials,
+                minutes=minutes,
+                threads=threads,
+                cache="cold" if cache == "cold" else "warm",
+                cost="latency" if cost == "latency" else "instructions",
+                device=where,
+                cpus=processors,
+                builders=builders,
+                logs=logs,
+                space="stock" if space == "stock" else "computed",
+                dry_run=dry_run,
+                progress=progress,
+            )
     if as_json:
         print_json(found.to_dict())
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -50,7 +51,7 @@ def _source(candidate: Candidate, folder: Path) -> str:
     return str(path)
 
 
-class _Compiling:
+class _Compiling(ABC):
     """Compiles candidates with random weights: time, size and memory do not depend on them."""
 
     unit: str
@@ -82,8 +83,9 @@ class _Compiling:
             )
             return self._measured(artifact, record)
 
+    @abstractmethod
     def _measured(self, artifact: Artifact, record: ProbeRecord) -> ProbeRecord:
-        raise NotImplementedError
+        """Return the record with what was measured of the artifact."""
 
 
 class TimingProber(_Compiling):
