@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvm_mobilenet._tvm import PrimFunc, T
-from tvm_mobilenet.schedule.emit import Expr, KernelWriter, apply_epilogue, broadcast, constant
+from tvm_mobilenet.schedule.emit import Expr, KernelWriter, broadcast, constant
 from tvm_mobilenet.schedule.mali.emit import (
     Argument,
     GpuRegisters,
@@ -36,6 +36,7 @@ from tvm_mobilenet.schedule.mali.occupancy import (
     usable_lanes,
 )
 from tvm_mobilenet.schedule.mali.product import Accumulate
+from tvm_mobilenet.schedule.mali.tile_output import TileOutput
 from tvm_mobilenet.schedule.mali.window import (
     column_tiles,
     inside_column,
@@ -180,11 +181,7 @@ def write_conv(workload: ConvWorkload, plan: GpuConvPlan) -> PrimFunc:
     y_shape = (w.batch, w.out_height, w.out_width, w.out_channels)
     elements = math.prod(w.kernel) * w.in_channels * w.out_channels
     arguments = [Argument("x", x_shape, w.dtype), Argument("w", (elements,), w.dtype)]
-    if w.epilogue.bias:
-        arguments.append(Argument("bias", (w.out_channels,), plan.accumulate))
-    if w.epilogue.residual:
-        arguments.append(Argument("residual", y_shape, w.dtype))
-    arguments.append(Argument("y", y_shape, w.dtype))
+    arguments += TileOutput.of(w, plan).arguments(w.out_channels, y_shape)
 
     def body(kernel: KernelWriter) -> None:
         with grid(conv_items(w, plan), (*plan.group, 1)) as (panel, tile, image):
@@ -202,6 +199,7 @@ class _Tile:
         self._kernel = kernel
         self._w = workload
         self._plan = plan
+        self._output = TileOutput.of(workload, plan)
         self._sums = GpuRegisters(
             plan.column_tile * plan.channel_vectors, plan.accumulate, plan.lanes
         )
@@ -210,12 +208,8 @@ class _Tile:
     def write(self, image: Expr, row: Expr, column: Expr, channel: Expr) -> None:
         """Write the tile whose first output is at that place."""
         plan, w = self._plan, self._w
-        bias, residual = self._kernel.get("bias"), self._kernel.get("residual")
         for vector in range(plan.channel_vectors):
-            at = channel + vector * plan.lanes
-            start = (
-                bias.load(at, plan.lanes) if bias else constant(0.0, plan.accumulate, plan.lanes)
-            )
+            start = self._output.begin(self._kernel, channel + vector * plan.lanes)
             for c in range(plan.column_tile):
                 self._sums[c * plan.channel_vectors + vector] = start
         with T.serial(0, w.kernel[0]) as ky, inside_row(w, row, ky) as in_row:
@@ -227,17 +221,8 @@ class _Tile:
         for c in range(plan.column_tile):
             for vector in range(plan.channel_vectors):
                 index = (first + c) * w.out_channels + channel + vector * plan.lanes
-                value = apply_epilogue(
-                    self._sums[c * plan.channel_vectors + vector],
-                    w.epilogue,
-                    plan.lanes,
-                    plan.accumulate,
-                    cast(residual.load(index, plan.lanes), plan.accumulate, w.dtype, plan.lanes)
-                    if residual
-                    else None,
-                )
-                value = cast(value, w.dtype, plan.accumulate, plan.lanes)
-                self._kernel["y"].store(index, value, plan.lanes)
+                total = self._sums[c * plan.channel_vectors + vector]
+                self._output.store(self._kernel, index, total)
 
     def _written_out(
         self, image: Expr, in_row: Expr, ky: Expr, column: Expr, channel: Expr

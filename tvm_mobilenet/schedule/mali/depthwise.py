@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tvm_mobilenet._tvm import PrimFunc
-from tvm_mobilenet.schedule.emit import Expr, KernelWriter, apply_epilogue, constant
+from tvm_mobilenet.schedule.emit import Expr, KernelWriter
 from tvm_mobilenet.schedule.mali.emit import (
     Argument,
     GpuRegisters,
@@ -33,6 +33,7 @@ from tvm_mobilenet.schedule.mali.occupancy import (
     usable_lanes,
 )
 from tvm_mobilenet.schedule.mali.product import Accumulate
+from tvm_mobilenet.schedule.mali.tile_output import TileOutput
 from tvm_mobilenet.schedule.mali.window import (
     column_tiles,
     inside_column,
@@ -152,11 +153,7 @@ def write_depthwise(workload: ConvWorkload, plan: GpuDepthwisePlan) -> PrimFunc:
         Argument("x", (w.batch, w.height, w.width, w.in_channels), w.dtype),
         Argument("w", (math.prod(w.kernel) * w.in_channels,), w.dtype),
     ]
-    if w.epilogue.bias:
-        arguments.append(Argument("bias", (w.out_channels,), plan.accumulate))
-    if w.epilogue.residual:
-        arguments.append(Argument("residual", y_shape, w.dtype))
-    arguments.append(Argument("y", y_shape, w.dtype))
+    arguments += TileOutput.of(w, plan).arguments(w.out_channels, y_shape)
 
     def body(kernel: KernelWriter) -> None:
         channels, pixels, images = depthwise_items(w, plan)
@@ -179,9 +176,9 @@ def _write_tile(
 ) -> None:
     image, row, column, channel = at
     lanes, columns, accumulate = plan.lanes, plan.column_tile, plan.accumulate
-    bias, residual = kernel.get("bias"), kernel.get("residual")
+    output = TileOutput.of(w, plan)
     sums = GpuRegisters(columns, accumulate, lanes)
-    start = bias.load(channel, lanes) if bias else constant(0.0, accumulate, lanes)
+    start = output.begin(kernel, channel)
     for c in range(columns):
         sums[c] = start
     taps = GpuRegisters(w.kernel[1], w.dtype, lanes)
@@ -202,11 +199,4 @@ def _write_tile(
     first = (image * w.out_height + row) * w.out_width + column
     for c in range(columns):
         index = (first + c) * w.out_channels + channel
-        value = apply_epilogue(
-            sums[c],
-            w.epilogue,
-            lanes,
-            accumulate,
-            cast(residual.load(index, lanes), accumulate, w.dtype, lanes) if residual else None,
-        )
-        kernel["y"].store(index, cast(value, w.dtype, accumulate, lanes), lanes)
+        output.store(kernel, index, sums[c])

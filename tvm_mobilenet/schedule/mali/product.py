@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tvm_mobilenet._tvm import PrimFunc, T
-from tvm_mobilenet.schedule.emit import Expr, KernelWriter, apply_epilogue, broadcast, constant
+from tvm_mobilenet.schedule.emit import Expr, KernelWriter, broadcast
 from tvm_mobilenet.schedule.mali.emit import (
     Argument,
     GpuRegisters,
@@ -34,6 +34,7 @@ from tvm_mobilenet.schedule.mali.occupancy import (
     launch_fault,
     usable_lanes,
 )
+from tvm_mobilenet.schedule.mali.tile_output import TileOutput
 from tvm_mobilenet.schedule.workload import GatedWorkload, MatmulWorkload
 
 if TYPE_CHECKING:
@@ -205,11 +206,7 @@ def write_product(
     if is_gated:
         arguments.append(Argument("gate", gate_shape or (batch, product.depth), dtype))
     arguments.append(Argument("w", (elements,), dtype))
-    if product.epilogue.bias:
-        arguments.append(Argument("bias", (columns,), plan.accumulate))
-    if product.epilogue.residual:
-        arguments.append(Argument("residual", y_shape, dtype))
-    arguments.append(Argument("y", y_shape, dtype))
+    arguments += TileOutput.of(product, plan).arguments(columns, y_shape)
 
     def body(kernel: KernelWriter) -> None:
         column_tiles, row_tiles, images = product_items(product, plan, batch)
@@ -238,18 +235,14 @@ class _Tile:
         self._w = workload
         self._plan = plan
         self._gate = gate
+        self._output = TileOutput.of(workload, plan)
         self._sums = GpuRegisters(plan.row_tile * plan.column_vectors, plan.accumulate, plan.lanes)
 
     def write(self, row: Expr, column: Expr, panel: Expr) -> None:
         """Write the tile from `row` and `column` on, whose weights are panel `panel`."""
         plan, w = self._plan, self._w
-        bias = self._kernel.get("bias")
         for vector in range(plan.column_vectors):
-            start = (
-                bias.load(column + vector * plan.lanes, plan.lanes)
-                if bias
-                else constant(0.0, plan.accumulate, plan.lanes)
-            )
+            start = self._output.begin(self._kernel, column + vector * plan.lanes)
             for r in range(plan.row_tile):
                 self._sums[r * plan.column_vectors + vector] = start
         weights, stride = (
@@ -302,18 +295,8 @@ class _Tile:
 
     def _store(self, row: Expr, column: Expr) -> None:
         plan, w = self._plan, self._w
-        residual = self._kernel.get("residual")
         for r in range(plan.row_tile):
             for vector in range(plan.column_vectors):
                 index = (row + r) * w.columns + column + vector * plan.lanes
-                value = apply_epilogue(
-                    self._sums[r * plan.column_vectors + vector],
-                    w.epilogue,
-                    plan.lanes,
-                    plan.accumulate,
-                    cast(residual.load(index, plan.lanes), plan.accumulate, w.dtype, plan.lanes)
-                    if residual
-                    else None,
-                )
-                value = cast(value, w.dtype, plan.accumulate, plan.lanes)
-                self._kernel["y"].store(index, value, plan.lanes)
+                total = self._sums[r * plan.column_vectors + vector]
+                self._output.store(self._kernel, index, total)
