@@ -58,8 +58,6 @@ Totals = Callable[[int, int], list[Expr]]
 """Given a row and a column of the tile, its totals as float32 vectors."""
 
 _EXACT_FLOAT = 2**24
-_COPIED_PIXELS = 8
-"""Pixels that are copied a turn, their addresses constants apart."""
 _INT16_WEIGHTS = 255
 """Sum of |w| over products that are added up in 16 bits: 255 * 128 is below 32768, 256 is not."""
 
@@ -79,6 +77,8 @@ class IntegerDepthwisePlan:
     """Output rows of one task."""
     plane_block: int
     """Planes of one task."""
+    copied_pixels: int = 8
+    """Pixels that are copied a turn, their addresses constants apart."""
     pairs: bool = True
     """Add up two products in 16 bits; where the weights do not let it, none."""
     exact_bias: bool = True
@@ -310,13 +310,14 @@ class _PlaneWriter:
                     self._put(line + left + column, self._as_stored(self._read(at, channels)))
 
                 pad(0, left)
-                groups, single = divmod(inside, _COPIED_PIXELS)
+                turn = self._plan.copied_pixels
+                groups, single = divmod(inside, turn)
                 if groups:
                     with T.serial(0, groups) as group:
-                        for index in range(_COPIED_PIXELS):
-                            put(group * _COPIED_PIXELS + index)
+                        for index in range(turn):
+                            put(group * turn + index)
                 for index in range(single):
-                    put(groups * _COPIED_PIXELS + index)
+                    put(groups * turn + index)
                 pad(left + inside, self._columns)
 
             last = (w.out_height - 1) * w.stride[0] + w.kernel[0] - top

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ __all__ = [
     "write_quantize",
 ]
 
-_BLOCK = 16
+_NARROWED = 16
 """Bytes that are narrowed together."""
 
 
@@ -52,6 +53,8 @@ class ElementwisePlan:
     """Numbers of 32 bits in a vector."""
     tasks: int
     """Tasks that are cut among the threads; 1 for none."""
+    block: int = _NARROWED
+    """Bytes of the output that one turn of the loop writes."""
     arithmetic: Arithmetic
     """Whose instructions round and narrow."""
 
@@ -64,7 +67,7 @@ def plan_elementwise(
     cycles = max(workload.bytes / CACHE_BYTES_PER_CYCLE, workload.bytes / lanes)
     pays = cpu.cores > 1 and cycles * (1 - 1 / cpu.cores) > LAUNCH_CYCLES
     return ElementwisePlan(
-        lanes=min(lanes, _BLOCK), tasks=cpu.cores if pays else 1, arithmetic=arithmetic(cpu)
+        lanes=min(lanes, _NARROWED), tasks=cpu.cores if pays else 1, arithmetic=arithmetic(cpu)
     )
 
 
@@ -117,12 +120,12 @@ def write_integer_pool(
             at = image * w.channels + channel
             _narrow(kernel["y"], at, steps, width, w.requantize, plan.arithmetic)
 
-        pieces = split_lanes(w.channels, _BLOCK)
-        full = w.channels // _BLOCK
+        pieces = split_lanes(w.channels, plan.block)
+        full = w.channels // plan.block
         with T.serial(0, w.batch) as image:
             if full:
                 with task_loop(full, plan.tasks > 1) as index:
-                    vector(image, index * _BLOCK, _BLOCK)
+                    vector(image, index * plan.block, plan.block)
             for offset, count in pieces[full:]:
                 vector(image, offset, count)
 
@@ -158,23 +161,23 @@ def write_integer_add(
             width = min(count, plan.lanes)
             _narrow(kernel["y"], at, steps, width, w.requantize, plan.arithmetic)
 
-        _blocks(w.elements, plan.tasks, block)
+        _blocks(w.elements, plan, block)
 
     return write_kernel("int8", parameters, body)
 
 
-def _blocks(elements: int, tasks: int, block: object) -> None:
-    """Write a loop over blocks of 16 elements, cut among threads, and what is left over."""
-    write: Expr = block
-    full = elements // _BLOCK
+def _blocks(elements: int, plan: ElementwisePlan, write: Callable[[Expr, int], None]) -> None:
+    """Write a loop over blocks of elements, cut among threads, and what is left over."""
+    tasks, block = plan.tasks, plan.block
+    full = elements // block
     per_task = -(-full // tasks)
     if full:
         with task_loop(tasks, tasks > 1) as task:
             first = T.min(task * per_task, max(0, full - per_task)) if tasks > 1 else 0
             with T.serial(0, per_task) as index:
-                write((first + index) * _BLOCK, _BLOCK)
-    for offset, count in split_lanes(elements % _BLOCK, _BLOCK):
-        write(full * _BLOCK + offset, count)
+                write((first + index) * block, block)
+    for offset, count in split_lanes(elements % block, block):
+        write(full * block + offset, count)
 
 
 def write_quantize(
@@ -220,7 +223,7 @@ def write_quantize(
             kernel["y"].store(at, together, count * w.channels)
 
         with T.serial(0, w.batch) as image:
-            _blocks(w.pixels, plan.tasks, lambda pixel, count: block(image, pixel, count))
+            _blocks(w.pixels, plan, lambda pixel, count: block(image, pixel, count))
 
     return write_kernel("float32", parameters, body)
 

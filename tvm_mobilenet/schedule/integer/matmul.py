@@ -8,26 +8,18 @@ weights at compile time; `products.py` says how each instruction set multiplies.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tvm_mobilenet._tvm import PrimFunc, T
-from tvm_mobilenet.schedule.emit import (
-    Expr,
-    KernelWriter,
-    Memory,
-    Parameter,
-    task_loop,
-    when,
-    write_kernel,
-)
+from tvm_mobilenet._tvm import PrimFunc
+from tvm_mobilenet.schedule.emit import KernelWriter, Parameter, task_loop, write_kernel
 from tvm_mobilenet.schedule.integer.isa import ProductName, arithmetic, best_product
-from tvm_mobilenet.schedule.integer.products import Panel, Remainder, Totals, make_product
-from tvm_mobilenet.schedule.integer.requantize import store_rows
+from tvm_mobilenet.schedule.integer.products import Remainder, make_product
 from tvm_mobilenet.schedule.integer.rows import CHUNK, PlainRows, Rows
+from tvm_mobilenet.schedule.integer.tile_loops import Tiles
+from tvm_mobilenet.schedule.integer.tiles import product_tiles
 from tvm_mobilenet.schedule.integer.workload import IntegerMatmulWorkload
 from tvm_mobilenet.schedule.threads import CACHE_BYTES_PER_CYCLE, LAUNCH_CYCLES
 
@@ -62,8 +54,14 @@ class IntegerMatmulPlan:
     """Products that `mlal` adds up in 16 bits: 2 or 4."""
     chunk: int = CHUNK
     """Bytes of a row that `mlal` multiplies at once: 16 or 32."""
+    unroll: int = 1
+    """Turns of the loop over the depth that are written out as one: pieces of 16 bytes of a row, of
+    `chunk` bytes with `mlal`, single steps where bytes are broadcast."""
     outer: Literal["rows", "columns"]
     """Which loop is outside, and is cut among the threads."""
+    block: int = 1
+    """Tiles of rows, or panels of columns, of the outer loop that a task takes together, inside
+    the other loop: what that one reads is then read once for them all."""
     is_parallel: bool
     """Cut the tasks among the threads; False where starting them costs more than they save."""
     arithmetic: Arithmetic
@@ -95,7 +93,7 @@ def plan_integer_matmul(workload: IntegerMatmulWorkload, cpu: Cpu) -> IntegerMat
     product = best_product(cpu)
     lanes = 4 if product in ("sdot", "smmla", "mlal") else cpu.lanes("int32")
     row_tile, vectors = min(
-        _tiles(product, workload.depth, cpu),
+        product_tiles(product, workload.depth, cpu),
         key=lambda tile: _tile_cost(workload, product, lanes, *tile),
     )
     row_tiles = math.ceil(workload.rows / row_tile)
@@ -107,44 +105,11 @@ def plan_integer_matmul(workload: IntegerMatmulWorkload, cpu: Cpu) -> IntegerMat
         lanes=lanes,
         sums=(4 if workload.depth >= 32 else 2) if product == "mlal" else 1,
         chunk=32 if product == "mlal" and workload.depth >= 32 else CHUNK,
+        unroll=2 if product == "mlal" and workload.depth >= 32 else 1,
         outer=_outer_loop(workload, row_tiles, panels, cpu),
         is_parallel=_pays_to_parallelize(workload, product, cpu),
         arithmetic=arithmetic(cpu),
     )
-
-
-_UNROLLED_DEPTH = 32
-"""Up to that depth LLVM writes the loop over it out, mixes neighbouring tiles, and spills where the
-registers are not fewer (seen: 40 % more instructions)."""
-
-
-def _tiles(product: ProductName, depth: int, cpu: Cpu) -> list[tuple[int, int]]:
-    """Return the (rows, vectors) that the register file holds beside the operands of a step."""
-    registers = cpu.vector_registers
-    if product == "sdot" and depth <= _UNROLLED_DEPTH:
-        registers -= registers // 4
-    if product == "mlal":
-        # Accumulators; two registers a row, two of weights, two of products. One vector is four
-        # columns, whose partial sums take a register each.
-        return [(r, 1) for r in range(1, 5) if 4 * r + 2 * r + 4 <= registers]
-    tiles = []
-    for vectors in range(1, 7):
-        for rows in range(1, 17):
-            if product == "sdot":
-                # Rows of two steps, four to a register; one register stays free.
-                needed = rows * vectors + 2 * math.ceil(rows / 4) + vectors + 1
-                if rows > 4 and rows % 4:
-                    continue
-            elif product == "smmla":
-                # Two by two totals a register; rows of two steps.
-                needed = math.ceil(rows / 2) * (2 * vectors + 2) + 3
-                if rows % 2 and rows > 1:
-                    continue
-            else:
-                needed = rows * vectors + vectors + 2
-            if needed <= registers:
-                tiles.append((rows, vectors))
-    return tiles
 
 
 def _tile_cost(
@@ -312,7 +277,8 @@ def _split(
         chunks = math.ceil(len(weights) / plan.chunk) * math.ceil(weights.shape[1] / 4)
         if len(rest) // 8 <= _MOST_ENTRIES * chunks:
             return (plan, main, rest, places) if len(rest) else (plan, main, None, None)
-        plan = replace(plan, sums=2)
+        # Sums of two products leave no registers for two turns at once.
+        plan = replace(plan, sums=2, unroll=1)
     main, rest, places = split_weights(weights, plan)
     return (plan, main, rest, places) if len(rest) else (plan, main, None, None)
 
@@ -423,114 +389,4 @@ def write_product(
             layout.pack(source, tile * tile_rows, packed, tile, tile_rows)
         if rest:
             layout.pack(source, full * tile_rows, packed, full, rest)
-    _Tiles(kernel, workload, plan, product.tile).write(packed, isinstance(layout, PlainRows))
-
-
-class _Tiles:
-    """Writes the loops over tiles and panels, and the end of each tile."""
-
-    def __init__(
-        self,
-        kernel: KernelWriter,
-        workload: IntegerMatmulWorkload,
-        plan: IntegerMatmulPlan,
-        multiply: Callable[..., Totals],
-    ) -> None:
-        self._kernel, self._workload, self._plan = kernel, workload, plan
-        self._multiply = multiply
-        self._panels = plan.panels(workload.columns)
-        width = plan.column_vectors * plan.lanes
-        is_whole = [
-            count == plan.column_vectors and first + width <= workload.columns
-            for first, count in self._panels
-        ]
-        self._full = sum(is_whole)
-        self._depth_bytes = _padded_depth(workload.depth, plan)
-
-    def write(self, packed: Memory, by_row: bool) -> None:
-        """Write all tiles. `by_row`: the product finds a tile by its first row, not its number."""
-        rows, height = self._workload.rows, self._plan.row_tile
-        full, rest = divmod(rows, height)
-        tiles = full + (1 if rest else 0)
-
-        def tile(index: Expr, count: int, panel: Expr, vectors: int, valid: int) -> None:
-            row = index * height
-            self._tile(packed, row if by_row else index, row, count, panel, vectors, valid)
-
-        def panels_of(index: Expr, count: int) -> None:
-            if self._full:
-                with T.serial(0, self._full) as panel:
-                    tile(index, count, panel, self._plan.column_vectors, self._width)
-            for panel in range(self._full, len(self._panels)):
-                first, vectors = self._panels[panel]
-                tile(index, count, panel, vectors, self._workload.columns - first)
-
-        def tiles_of(panel: Expr, vectors: int, valid: int) -> None:
-            if full:
-                with T.serial(0, full) as index:
-                    tile(index, height, panel, vectors, valid)
-            if rest:
-                tile(full, rest, panel, vectors, valid)
-
-        if self._plan.outer == "rows":
-            with task_loop(tiles, self._plan.is_parallel) as index:
-                if not rest or not full:
-                    panels_of(index, height if full else rest)
-                else:
-                    with T.If(index < full):
-                        with T.Then():
-                            panels_of(index, height)
-                        with T.Else():
-                            panels_of(full, rest)
-            return
-        with task_loop(len(self._panels), self._plan.is_parallel) as panel:
-            for number in range(self._full, len(self._panels)):
-                first, vectors = self._panels[number]
-                with when(panel == number if len(self._panels) > 1 else None):
-                    tiles_of(number, vectors, self._workload.columns - first)
-            if self._full:
-                with when(panel < self._full if self._full < len(self._panels) else None):
-                    tiles_of(panel, self._plan.column_vectors, self._width)
-
-    @property
-    def _width(self) -> int:
-        return self._plan.column_vectors * self._plan.lanes
-
-    def _tile(
-        self,
-        packed: Memory,
-        tile: Expr,
-        row: Expr,
-        rows: int,
-        panel: Expr,
-        vectors: int,
-        valid: int,
-    ) -> None:
-        plan, kernel = self._plan, self._kernel
-        start = panel * self._width
-        bias = [
-            kernel["bias"].load(start + vector * plan.lanes, plan.lanes)
-            for vector in range(vectors)
-        ]
-        where = Panel(start, start * self._depth_bytes)
-        totals = self._multiply(packed, tile, rows, bias, where)
-        scales = [
-            kernel["scale"].load(start + vector * plan.lanes, plan.lanes)
-            for vector in range(vectors)
-        ]
-        store_rows(
-            kernel["y"],
-            [(row + r) * self._workload.columns + start for r in range(rows)],
-            [[totals(r, vector) for vector in range(vectors)] for r in range(rows)],
-            scales,
-            plan.lanes,
-            valid,
-            self._workload.requantize,
-            plan.arithmetic,
-        )
-
-
-def _padded_depth(depth: int, plan: IntegerMatmulPlan) -> int:
-    """Return the bytes of one column of packed weights."""
-    unit = CHUNK if plan.product == "mlal" else plan.step
-    return math.ceil(depth / unit) * unit
+    Tiles(kernel, workload, plan, product.tile).write(packed, by_row=isinstance(layout, PlainRows))

@@ -103,10 +103,21 @@ def _zeros(count: int, lanes: int) -> Registers:
     return _beginning_at(integer(0, "int32", lanes), count, lanes)
 
 
+def _turns(first: int, count: int, unroll: int, body: Callable[[Expr], None]) -> None:
+    """Write `count` turns from `first` on, `unroll` of them as one turn of a loop."""
+    whole, rest = divmod(count, unroll)
+    if whole:
+        with T.serial(0, whole) as index:
+            for turn in range(unroll):
+                body(index * unroll + (first + turn))
+    for turn in range(rest):
+        body(first + whole * unroll + turn)
+
+
 class _DotByLane:
     def __init__(self, plan: IntegerMatmulPlan, depth: int, w: Memory) -> None:
         self.layout: GroupedRows = GroupedRows(plan.row_tile, depth, 4)
-        self._depth, self._w = depth, w
+        self._depth, self._w, self._unroll = depth, w, plan.unroll
 
     def tile(
         self, packed: Memory, tile: Expr, rows: int, bias: Sequence[Expr], panel: Panel
@@ -135,9 +146,7 @@ class _DotByLane:
                             )
 
         full, rest = divmod(self._depth, 16)
-        if full:
-            with T.serial(0, full) as index:
-                block(index, 4)
+        _turns(0, full, self._unroll, lambda index: block(index, 4))
         if rest:
             block(full, rest // 4)
         return lambda r, vector: accumulators[vector][r]
@@ -146,7 +155,7 @@ class _DotByLane:
 class _MatrixProduct:
     def __init__(self, plan: IntegerMatmulPlan, depth: int, w: Memory) -> None:
         self.layout: GroupedRows = GroupedRows(plan.row_tile, depth, 8)
-        self._depth, self._w = depth, w
+        self._depth, self._w, self._unroll = depth, w, plan.unroll
 
     def tile(
         self, packed: Memory, tile: Expr, rows: int, bias: Sequence[Expr], panel: Panel
@@ -167,11 +176,12 @@ class _MatrixProduct:
                         accumulators[column][pair], same_bits(loaded[pair], "int8x16"), weights
                     )
 
+        def block(index: Expr) -> None:
+            step(index, 0)
+            step(index, 1)
+
         full, rest = divmod(self._depth, 16)
-        if full:
-            with T.serial(0, full) as index:
-                step(index, 0)
-                step(index, 1)
+        _turns(0, full, self._unroll, block)
         if rest:
             step(full, 0)
 
@@ -193,6 +203,7 @@ class _WideningProduct:
     def __init__(self, plan: IntegerMatmulPlan, depth: int, w: Memory, rest: Remainder) -> None:
         self.layout: ByteRows = ByteRows(plan.row_tile, depth, plan.step)
         self._w, self._sums, self._rest = w, plan.sums, rest
+        self._unroll = plan.unroll
 
     def tile(
         self, packed: Memory, tile: Expr, rows: int, bias: Sequence[Expr], panel: Panel
@@ -233,18 +244,8 @@ class _WideningProduct:
         if layout.full:
             chunk(0, layout.chunk)
             is_begun = True
-        # Two chunks a turn where that costs no registers: sums of two products make LLVM spill.
         turns = max(0, layout.full - 1)
-        pairs, single = divmod(turns, 2) if self._sums == 4 else (0, 0)
-        if turns and self._sums != 4:
-            with T.serial(0, turns) as index:
-                chunk(index + 1, layout.chunk)
-        if pairs:
-            with T.serial(0, pairs) as index:
-                chunk(index * 2 + 1, layout.chunk)
-                chunk(index * 2 + 2, layout.chunk)
-        if single:
-            chunk(layout.full - 1, layout.chunk)
+        _turns(1, turns, self._unroll, lambda index: chunk(index, layout.chunk))
         if layout.rest:
             chunk(layout.full, 16)
         if self._rest.weights is not None and self._rest.places is not None:
@@ -312,7 +313,7 @@ class _Broadcast:
             spread = tirx.Broadcast(tirx.Cast("int32", values), lanes)
             return total + spread * widen(weights, "int32", lanes)
 
-        with T.serial(0, self._depth // step) as index:
+        def turn(index: Expr) -> None:
             loaded = Registers(vectors, _WEIGHTS[plan.product], step * lanes)
             for vector in range(vectors):
                 at = w_base + (index * vectors + vector) * (step * lanes)
@@ -326,6 +327,8 @@ class _Broadcast:
                     accumulators[vector][r] = multiply(
                         accumulators[vector][r], values, loaded[vector]
                     )
+
+        _turns(0, self._depth // step, plan.unroll, turn)
         return lambda r, vector: accumulators[vector][r]
 
 
