@@ -67,9 +67,9 @@ def link(
 
 
 def link_kernel(
-    object_path: Path, output: Path, target: TargetSpec, *, compiler: str | None = None
+    objects: Sequence[Path], output: Path, target: TargetSpec, *, compiler: str | None = None
 ) -> None:
-    """Link one kernel for a process that has TVM's runtime and the C library loaded already.
+    """Link one kernel's objects for a process that has TVM's runtime and the C library already.
 
     A compiler driver takes 0.05 to 1 s to find out what a kernel does not need: start-up files and
     the C library. So Zig's LLD is called by itself, in 0.03 s; `link` where there is none, or where
@@ -81,10 +81,11 @@ def link_kernel(
     """
     zig = importlib.util.find_spec("ziglang")
     if compiler or os.environ.get(COMPILER_VARIABLE) or zig is None or zig.origin is None:
-        link([object_path], output, target, compiler=compiler)
+        link(objects, output, target, compiler=compiler)
         return
     command = [str(Path(zig.origin).with_name("zig")), "ld.lld", "-shared", "--strip-debug"]
-    run_compiler([*command, "-o", str(output), str(object_path)], target.name, output)
+    command += ["-o", str(output), *map(str, objects)]
+    run_compiler(command, target.name, output)
 
 
 def make_fcompile(target: TargetSpec, compiler: str | None = None) -> Callable[..., None]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tvm_mobilenet._tvm import tvm
 from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.targets import TargetSpec
-from tvm_mobilenet.toolchain import link_kernel, make_fcompile
+from tvm_mobilenet.toolchain import link_kernel
 from tvm_mobilenet.tuning.kernels import kernel_module
 from tvm_mobilenet.tuning.records import plan_from, workload_from
 
@@ -49,21 +49,17 @@ class Builder:
                 built = tvm.compile(kernel_module(workload, plan), target=self._target)
         stem = self._folder / f"{id(self)}-{self._count}"
         object_path, library = stem.with_suffix(".o"), stem.with_suffix(".so")
-        if self._spec.gpu is not None:
-            return self._with_opencl(built, library)
         try:
-            built.mod.write_to_file(str(object_path), "o")
-            link_kernel(object_path, library, self._spec, compiler=self._compiler)
+            if self._spec.gpu is None:
+                built.mod.write_to_file(str(object_path), "o")
+                self._link(str(library), [str(object_path)])
+            else:  # the code for the device lies in a module beside the host's
+                built.export_library(str(library), fcompile=self._link)
             return {"library": base64.b64encode(library.read_bytes()).decode()}
         finally:
             object_path.unlink(missing_ok=True)
             library.unlink(missing_ok=True)
 
-    def _with_opencl(self, built: Any, library: Path) -> dict[str, Any]:
-        """Link a kernel whose code for the device lies in a module beside the host's."""
-        try:
-            link = make_fcompile(self._spec, self._compiler)
-            built.export_library(str(library), fcompile=link)
-            return {"library": base64.b64encode(library.read_bytes()).decode()}
-        finally:
-            library.unlink(missing_ok=True)
+    def _link(self, library: str, objects: Sequence[str], **_options: Any) -> None:
+        paths = [Path(name) for name in objects]
+        link_kernel(paths, Path(library), self._spec, compiler=self._compiler)
