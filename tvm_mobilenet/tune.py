@@ -214,8 +214,8 @@ def _measurer(
 def _opencl_measurer(spec: TargetSpec, cache: Literal["cold", "warm"]) -> Measurer:
     if not spec.is_host:
         raise UsageError(
-            f"target {spec.name}: its GPU is on a board; candidates are measured on this machine's "
-            "OpenCL device, with --target opencl-generic"
+            f"target {spec.name}: its GPU is on a board; give --tracker or --device, or tune for "
+            "this machine's OpenCL device with --target opencl-generic"
         )
     from tvm_mobilenet.opencl.runtime import local_device
     from tvm_mobilenet.tuning.opencl_measurer import OpenCLMeasurer

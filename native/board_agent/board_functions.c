@@ -136,11 +136,26 @@ typedef struct {
   int64_t* next;
 } Times;
 
+typedef struct {
+  TVMFFIObjectHandle kernel;
+  TVMFFIAny* args;
+  int32_t count;
+} KernelCall;
+
+static int call_kernel(void* context) {
+  const KernelCall* call = context;
+  TVMFFIAny nothing = FFI_NONE;
+  int failed = TVMFFIFunctionCall(call->kernel, call->args, call->count, &nothing);
+  if (!failed) ffi_release(&nothing);
+  return failed;
+}
+
 static int time_layer(void* context, int layer, TVMFFIObjectHandle kernel, TVMFFIAny* args,
                       int32_t count) {
   (void)layer;
   Times* times = context;
-  return opencl_time_call(kernel, args, count, times->next++);
+  KernelCall call = {.kernel = kernel, .args = args, .count = count};
+  return opencl_time(call_kernel, &call, times->next++);
 }
 
 static int take_symbols(const TVMFFIAny* arg, char** symbols) {

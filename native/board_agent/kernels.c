@@ -5,10 +5,10 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "counting.h"
 #include "ffi.h"
+#include "opencl.h"
 
 enum {
   CALLS_MAX = 4096,
@@ -31,12 +31,6 @@ typedef struct {
   int count;
   int next;
 } Program;
-
-static int64_t clock_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 static void program_free(Program* program) {
   for (int i = 0; i < program->count; ++i) ffi_release(&program->calls[i].function);
@@ -123,6 +117,18 @@ static int program_run(Program* program) {
   return 0;
 }
 
+typedef struct {
+  Program* program;
+  int64_t runs;
+} Batch;
+
+static int batch_run(void* context) {
+  const Batch* batch = context;
+  int failed = 0;
+  for (int64_t run = 0; run < batch->runs && !failed; ++run) failed = program_run(batch->program);
+  return failed;
+}
+
 int kernels_time(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
   (void)self;
   int64_t batch, repeat;
@@ -135,11 +141,8 @@ int kernels_time(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* re
   if (program_read(args, args + FIRST_TENSOR_TIMED, count - FIRST_TENSOR_TIMED, &program) != 0) return -1;
   int64_t* times = malloc((size_t)repeat * sizeof *times);
   int failed = times ? 0 : ffi_fail("MemoryError", "board: no memory for the times");
-  for (int64_t i = 0; i < repeat && !failed; ++i) {
-    int64_t begin = clock_ns();
-    for (int64_t run = 0; run < batch && !failed; ++run) failed = program_run(&program);
-    times[i] = clock_ns() - begin;
-  }
+  Batch work = {.program = &program, .runs = batch};
+  for (int64_t i = 0; i < repeat && !failed; ++i) failed = opencl_time(batch_run, &work, &times[i]);
   if (!failed) failed = ffi_return_bytes(times, (size_t)repeat * sizeof *times, result);
   free(times);
   program_free(&program);

@@ -7,7 +7,7 @@
 #include <tvm/ffi/c_api.h>
 
 // time_calls(library, program, batch, repeat, tensors...): bytes of `repeat` 64-bit nanoseconds, each
-// of `batch` runs.
+// of `batch` runs; by the OpenCL device's clock where the session uses one.
 int kernels_time(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result);
 
 // count_calls(library, program, tensors...): JSON, {"classes": [...], "counts": [...], "runs": n}: what

@@ -58,19 +58,11 @@ int opencl_wait(void) {
   return ffi_call_global("runtime.Device_StreamSync", args, 2, &nothing);
 }
 
-static int call(TVMFFIObjectHandle kernel, const TVMFFIAny* args, int32_t count) {
-  TVMFFIAny nothing = FFI_NONE;
-  int failed = TVMFFIFunctionCall(kernel, (TVMFFIAny*)args, count, &nothing);
-  if (!failed) ffi_release(&nothing);
-  return failed;
-}
-
-static int record(TVMFFIObjectHandle kernel, const TVMFFIAny* args, int32_t count,
-                  int64_t* nanoseconds) {
+static int record(OpenCLWork work, void* context, int64_t* nanoseconds) {
   TVMFFIAny result = FFI_NONE;
   if (TVMFFIFunctionCall(g_opencl.begin, NULL, 0, &result) != 0) return -1;
   TVMFFIObjectHandle error = NULL;
-  int failed = call(kernel, args, count);
+  int failed = work(context);
   if (failed) TVMFFIErrorMoveFromRaised(&error);
   if (TVMFFIFunctionCall(g_opencl.end, NULL, 0, &result) != 0) {
     if (error == NULL) return -1;
@@ -83,11 +75,10 @@ static int record(TVMFFIObjectHandle kernel, const TVMFFIAny* args, int32_t coun
   return failed;
 }
 
-int opencl_time_call(TVMFFIObjectHandle kernel, const TVMFFIAny* args, int32_t count,
-                     int64_t* nanoseconds) {
-  if (g_opencl.used) return record(kernel, args, count, nanoseconds);
+int opencl_time(OpenCLWork work, void* context, int64_t* nanoseconds) {
+  if (g_opencl.used) return record(work, context, nanoseconds);
   int64_t begin = clock_ns();
-  int failed = call(kernel, args, count);
+  int failed = work(context);
   *nanoseconds = clock_ns() - begin;
   return failed;
 }

@@ -12,10 +12,12 @@ int opencl_use(int64_t index);
 // Waits until the device has done everything; does nothing where the session uses none.
 int opencl_wait(void);
 
-// Makes a kernel call and finds how long it computed: by the device's own clock where the session
-// uses one, else by this processor's.
-int opencl_time_call(TVMFFIObjectHandle kernel, const TVMFFIAny* args, int32_t count,
-                     int64_t* nanoseconds);
+// Kernel calls to be timed; returns -1, with an error raised, where one fails.
+typedef int (*OpenCLWork)(void* context);
+
+// Does the work and finds how long it computed: by the device's own clock where the session uses one,
+// else by this processor's.
+int opencl_time(OpenCLWork work, void* context, int64_t* nanoseconds);
 
 // Copies what a tensor of a device holds to this processor.
 int opencl_fetch(const DLTensor* from, void* to, size_t size);

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
 import base64
+import shutil
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from tvm_mobilenet.errors import UsageError
+from tests.rpc.processes import AgentProcess
+from tvm_mobilenet.boards.archive import AGENT
+from tvm_mobilenet.errors import DeviceError, UsageError
+from tvm_mobilenet.opencl.building import LIBRARY
+from tvm_mobilenet.opencl.runtime import describe
+from tvm_mobilenet.rpc.board_device import connect
+from tvm_mobilenet.rpc.board_measurer import BoardMeasurer
 from tvm_mobilenet.schedule.workload import Epilogue, MatmulWorkload
 from tvm_mobilenet.targets import load_target
 from tvm_mobilenet.tune import tune_model
@@ -21,9 +30,14 @@ pytestmark = pytest.mark.opencl
 PRODUCT = MatmulWorkload(rows=33, depth=24, columns=20, epilogue=Epilogue(bias=True, low=0.0))
 
 
-@pytest.fixture
-def measurer(device):
-    found = OpenCLMeasurer(load_target("opencl-generic"))
+@pytest.fixture(params=["here", "on a board"])
+def measurer(device, request):
+    target = load_target("opencl-generic")
+    if request.param == "here":
+        found = OpenCLMeasurer(target)
+    else:
+        agent = request.getfixturevalue("opencl_agent")
+        found = BoardMeasurer(target, connect(agent.address, timeout_s=60), patience_s=1)
     yield found
     found.close()
 
@@ -49,7 +63,7 @@ def test_candidates_are_checked_and_timed_on_the_device(measurer, tmp_path):
     assert figures.error < 1e-5
     times = measurer.contest([first, other], rounds=3, threads=1, seed=0)
     assert [len(each) for each in times] == [3, 3]
-    assert measurer.facts["device"]
+    assert describe().devices[0].name in measurer.facts["device"]
 
 
 def test_a_kernel_that_computes_something_else_is_rejected(measurer, tmp_path):
@@ -65,9 +79,17 @@ def test_a_kernel_that_computes_something_else_is_rejected(measurer, tmp_path):
     assert measurer.measure(built, None).error < 1e-5
 
 
-def test_tuned_plans_reach_the_library(device, colour_onnx, tmp_path):
+@pytest.mark.parametrize("on_board", [False, True], ids=["here", "on a board"])
+def test_tuned_plans_reach_the_library(on_board, device, opencl_agent, colour_onnx, tmp_path):
     logs = tmp_path / "logs"
-    report = tune_model(colour_onnx, target="opencl-generic", trials=10, logs=logs, builders=1)
+    report = tune_model(
+        colour_onnx,
+        target="opencl-generic",
+        trials=10,
+        logs=logs,
+        builders=1,
+        device=connect(opencl_agent.address, timeout_s=60) if on_board else None,
+    )
     assert report.trials == 10
     artifact = compile_model(
         colour_onnx, out=tmp_path / "model", target="opencl-generic", logs=logs
@@ -78,5 +100,33 @@ def test_tuned_plans_reach_the_library(device, colour_onnx, tmp_path):
 
 
 def test_the_gpu_of_a_board_is_not_tuned_for_here():
-    with pytest.raises(UsageError, match=r"rk3399-mali: its GPU is on a board"):
+    with pytest.raises(UsageError, match=r"rk3399-mali: its GPU is on a board; give --tracker"):
         tune_model("mobilenet_v1_0.25_128", target="rk3399-mali", trials=1)
+
+
+def test_nothing_counts_a_gpus_instructions(opencl_agent):
+    device = connect(opencl_agent.address)
+    with pytest.raises(UsageError, match="opencl-generic is for a GPU"):
+        BoardMeasurer(load_target("opencl-generic"), device, cost="instructions")
+
+
+def test_a_board_that_is_something_else_ends_the_search_at_once(opencl_agent):
+    """It is not waited for as a board is that was lost: no candidate will ever run there."""
+    board = connect(opencl_agent.address, timeout_s=60)
+    measurer = BoardMeasurer(load_target("rk3399-mali"), board, patience_s=1000)
+    try:
+        with pytest.raises(DeviceError, match="candidates are built for aarch64") as hit:
+            _ = measurer.facts
+        assert hit.value.exit_code == 4
+    finally:
+        measurer.close()
+
+
+def test_a_board_without_the_runtime_ends_the_search_at_once(agent_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(agent_folder, tmp_path / "board")
+    (folder / "sidelibs" / LIBRARY).unlink()
+    with closing(AgentProcess(folder / AGENT, tmp_path)) as agent:
+        board = connect(agent.address, timeout_s=60)
+        measurer = BoardMeasurer(load_target("opencl-generic"), board, patience_s=1000)
+        with closing(measurer), pytest.raises(DeviceError, match="without an OpenCL runtime"):
+            _ = measurer.facts

@@ -196,6 +196,7 @@ def test_what_a_throttling_board_measures_is_repeated_and_then_marked(
         auth_key="",
         timeouts=asdict(Timeouts()),
         machine=host_machine(),
+        uses_opencl=False,
         threads=1,
         cpus=(),
         cost="latency",

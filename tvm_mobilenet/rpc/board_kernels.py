@@ -62,13 +62,19 @@ _COOLINGS = 2
 _REOPEN_S = 10.0
 """How long a board that was lost is waited for before its candidate goes to another."""
 _BY_TIME = "time limit"
+_FIRST_DEVICE = 0
+
+
+class _UnfitError(DeviceError):
+    """The board is well, and not what candidates are built for."""
 
 
 class BoardKernels:
     """Answers requests to measure one candidate or to let several compete, on a board.
 
     An answer is what was asked for; `{"error": ...}`, the worker's, for a candidate that is of no
-    use; or `{"lost": ...}` where the board has gone and the candidate is not to blame.
+    use; `{"lost": ...}` where the board has gone and the candidate is not to blame; or
+    `{"unfit": ...}` where no candidate can ever be measured on it.
 
     Args:
         address: `HOST:PORT` of the board, or None.
@@ -77,6 +83,8 @@ class BoardKernels:
         auth_key: of board and tracker, in hexadecimal; empty where there is none.
         timeouts: the fields of `Timeouts`.
         machine: what the board must be, in `machine_name`'s words.
+        uses_opencl: whether candidates run on its first OpenCL device, and are timed by that one's
+            profiling events, or on its processor.
         threads: how many threads compute.
         cpus: the processors to compute on; empty for the board's choice.
         cost: what is measured.
@@ -94,6 +102,7 @@ class BoardKernels:
         auth_key: str,
         timeouts: Mapping[str, float],
         machine: str,
+        uses_opencl: bool,
         threads: int,
         cpus: Sequence[int],
         cost: Literal["latency", "instructions"],
@@ -109,6 +118,7 @@ class BoardKernels:
             timeouts=Timeouts(**timeouts),
         )
         self._machine = machine
+        self._uses_opencl = uses_opencl
         self._threads = threads
         self._cpus = ",".join(map(str, cpus))
         self._cost = cost
@@ -134,6 +144,8 @@ class BoardKernels:
         for is_second in (False, True):
             try:
                 self._ensure_session()
+            except _UnfitError as err:
+                return {"unfit": str(err)}
             except DeviceError as err:
                 self._is_lost = True
                 return {"lost": str(err)}
@@ -188,12 +200,14 @@ class BoardKernels:
                 session.function(name)  # an older agent has neither
             facts = _facts(session)
             if facts.machine is not None and machine_name(facts.machine) != self._machine:
-                raise DeviceError(
+                raise _UnfitError(
                     f"it is a {facts.machine} machine, candidates are built for {self._machine}; "
                     "give the target that it is",
                     device=session.name,
                     step="facts",
                 )
+            if self._uses_opencl:
+                self._use_opencl(session)
         except BaseException:
             session.close()
             raise
@@ -201,6 +215,14 @@ class BoardKernels:
         self._is_lost = False
         self._opened_at = time.monotonic()
         self._threads_now = 0
+
+    def _use_opencl(self, session: BoardSession) -> None:
+        try:
+            session.call("OpenCL", session.function("use_opencl"), _FIRST_DEVICE)
+        except (DeviceTimeoutError, DeviceUnreachableError, SessionEndedError):
+            raise
+        except DeviceError as err:
+            raise _UnfitError(err.found, device=session.name, step="OpenCL") from err
 
     @property
     def _board(self) -> BoardSession:
@@ -235,8 +257,9 @@ class BoardKernels:
     def _carry_out(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if request["op"] == "facts":
             facts = _facts(self._board)
-            return {"facts": facts.to_dict(), "board": self._board.name}
-        self._set_threads(request["threads"])
+            return {"facts": facts.to_dict(), "board": self._board.name, "gpu": self._gpu_name()}
+        if not self._uses_opencl:
+            self._set_threads(request["threads"])
         if request["op"] == "contest":
             return {"times_ms": self._contest(request)}
         kernel = self._load(request)
@@ -248,6 +271,10 @@ class BoardKernels:
             )
         finally:
             kernel.forget()
+
+    def _gpu_name(self) -> str | None:
+        found = self._board.opencl_facts() if self._uses_opencl else None
+        return found.devices[_FIRST_DEVICE].name if found and found.devices else None
 
     def _count(self, kernel: _BoardKernel) -> dict[str, Any]:
         kernel.spoil()
@@ -352,8 +379,9 @@ class BoardKernels:
         from tvm_mobilenet._tvm import tvm
 
         session = self._board
-        make = tvm.runtime.empty
-        return session.call("upload", make, tuple(shape), "float32", session.remote.cpu(0))
+        remote = session.remote
+        place = remote.cl(_FIRST_DEVICE) if self._uses_opencl else remote.cpu(0)
+        return session.call("upload", tvm.runtime.empty, tuple(shape), "float32", place)
 
     def _forget_tensors(self) -> None:
         self._tensors.clear()

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _COLD_SHARE = 2
 """Copies of the weights fill so many times the second-level caches of all cores."""
+_GPU_COLD_BYTES = 8 << 20
+"""The same for a GPU: more than the last cache of a small one."""
 _REST_S = 10.0
 """A board that throttled cools so long before it is measured again."""
 _RETRY_S = 15.0
@@ -66,8 +68,8 @@ class BoardMeasurer:
         patience_s: how long the last board is waited for.
 
     Raises:
-        UsageError: instructions are to be counted with several threads, or for a target whose
-            file says nothing of what they cost.
+        UsageError: instructions are to be counted with several threads, on a GPU, or for a target
+            whose file says nothing of what they cost.
     """
 
     is_here = False
@@ -94,6 +96,8 @@ class BoardMeasurer:
         self.slots = boards
         self._patience_s = patience_s
         cold_bytes = _COLD_SHARE * target.cpu.l2_kib * 1024 * target.cpu.cores
+        if target.gpu is not None:
+            cold_bytes = _GPU_COLD_BYTES
         settings = {
             "address": str(device.address) if device.address else None,
             "tracker": str(device.tracker) if device.tracker else None,
@@ -101,6 +105,7 @@ class BoardMeasurer:
             "auth_key": (device.auth_key or b"").hex(),
             "timeouts": asdict(device.timeouts),
             "machine": target_machine(target),
+            "uses_opencl": target.gpu is not None,
             "threads": self.threads,
             "cpus": list(cpus),
             "cost": cost,
@@ -122,10 +127,10 @@ class BoardMeasurer:
         """What the first board that answers says of itself.
 
         Raises:
-            DeviceError: none does.
+            DeviceError: none does, or it is not what the target describes.
             UsageError: instructions are to be counted, and it is no emulated one.
         """
-        facts = BoardFacts.of(self._ask({"op": "facts"})["facts"])
+        facts = BoardFacts.of(self._said["facts"])
         if self.is_exact and not facts.emulated:
             raise UsageError(
                 "cost instructions: the board is a real one and counts none; give --emulated, or "
@@ -133,12 +138,18 @@ class BoardMeasurer:
             )
         return facts
 
+    @cached_property
+    def _said(self) -> Mapping[str, Any]:
+        return self._ask({"op": "facts"})
+
     @property
     def facts(self) -> Mapping[str, Any]:
         """What goes into the conditions of a record."""
         facts = self.board_facts
+        board = facts.board or facts.cpu if not facts.emulated else self._target.description
+        gpu = self._said["gpu"]
         return {
-            "device": facts.board or facts.cpu if not facts.emulated else self._target.description,
+            "device": f"{board}: {gpu}" if gpu else board,
             "governor": ", ".join(facts.governors) or None,
             "cost": self.cost,
             "is_emulated": facts.emulated,
@@ -146,7 +157,12 @@ class BoardMeasurer:
         }
 
     def floor(self, workload: TunableWorkload) -> float:
-        """Return what no kernel can go below: its multiply-adds, at the full clock or counted."""
+        """Return what no kernel can go below: its multiply-adds, at the full clock or counted.
+
+        Of a GPU it is 0, not known: a board's driver need not report the clock that it runs at.
+        """
+        if self._target.gpu is not None:
+            return 0.0
         cpu = self._target.cpu
         if self._weights is not None:
             return workload.macs / cpu.lanes(workload.dtype) * self._weights["fma"] / 1e6
@@ -233,6 +249,8 @@ class BoardMeasurer:
                 lost = answer.get("lost", "")
             finally:
                 self._give_back(board, lost)
+            if "unfit" in answer:
+                raise DeviceError(answer["unfit"])
             if not lost:
                 return answer
 
@@ -290,6 +308,11 @@ def count_boards(device: BoardDevice) -> int:
 
 
 def _weights(target: TargetSpec, threads: int | None) -> dict[str, float]:
+    if target.gpu is not None:
+        raise UsageError(
+            f"cost instructions: {target.name} is for a GPU, and nothing here counts its "
+            "instructions; tune by --cost latency on the board"
+        )
     if threads not in (None, 1):
         raise UsageError(
             f"cost instructions with {threads} threads: threads that wait for each other spin, and "
