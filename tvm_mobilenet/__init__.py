@@ -21,6 +21,7 @@ _EXPORTS = {
     "export_onnx": ("tvm_mobilenet.export", "export_onnx"),
     "list_devices": ("tvm_mobilenet.rpc.devices", "list_devices"),
     "list_boards": ("tvm_mobilenet.boards.registry", "list_boards"),
+    "list_opencl_devices": ("tvm_mobilenet.opencl.listing", "list_opencl_devices"),
     "list_models": ("tvm_mobilenet.models.spec", "list_models"),
     "list_targets": ("tvm_mobilenet.targets", "list_targets"),
     "load_target": ("tvm_mobilenet.targets", "load_target"),

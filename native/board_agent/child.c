@@ -7,9 +7,11 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -137,16 +139,36 @@ static _Noreturn void end(char kind, const char* reason) {
   _exit(0);
 }
 
-// Loads the libraries that lie beside the agent for this purpose, in the order of their names.
-static void load_side_libraries(const ChildSetup* setup) {
+static void close_all_but(int first, int second) {
+  long highest = sysconf(_SC_OPEN_MAX);
+  if (highest < 0 || highest > 4096) highest = 4096;  // the supervisor has far fewer open
+  for (int fd = 3; fd < highest; ++fd) {
+    if (fd != first && fd != second) close(fd);
+  }
+}
+
+void child_become(pid_t parent, int first_fd, int second_fd) {
+  setpgid(0, 0);
+  // It does not outlive its agent.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(1);
+  // TVM's own handler of a crash writes a backtrace, from a process whose memory may be in any state:
+  // it can hang. The signal alone says enough.
+  static const int kSignals[] = {SIGTERM, SIGINT,  SIGHUP, SIGCHLD, SIGPIPE,
+                                 SIGSEGV, SIGABRT, SIGBUS, SIGFPE,  SIGILL};
+  for (size_t i = 0; i < sizeof kSignals / sizeof *kSignals; ++i) signal(kSignals[i], SIG_DFL);
+  close_all_but(first_fd, second_fd);
+}
+
+void child_load_side_libraries(const char* folder) {
   struct dirent** entries;
-  int count = scandir(setup->side_folder, &entries, NULL, alphasort);
+  int count = scandir(folder, &entries, NULL, alphasort);
   for (int i = 0; i < count; ++i) {
     const char* name = entries[i]->d_name;
     size_t length = strlen(name);
     if (length > 3 && strcmp(name + length - 3, ".so") == 0) {
       char path[PATH_MAX];
-      snprintf(path, sizeof path, "%s/%s", setup->side_folder, name);
+      snprintf(path, sizeof path, "%s/%s", folder, name);
       if (dlopen(path, RTLD_NOW | RTLD_GLOBAL) == NULL) {
         fprintf(stderr, "agent: side library %s is left out: %s\n", name, dlerror());
       }
@@ -169,7 +191,7 @@ void child_run(const ChildSetup* setup) {
     end(CHILD_FAILED, strerror(errno));
   }
   char reason[512];
-  load_side_libraries(setup);
+  child_load_side_libraries(setup->side_folder);
   TVMFFIObjectHandle channel[2] = {NULL, NULL};
   if (!server_functions_register(setup->folder) || !board_functions_register() ||
       TVMFFIFunctionCreate(NULL, transmit, NULL, &channel[0]) != 0 ||

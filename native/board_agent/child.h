@@ -1,9 +1,11 @@
-// What runs in a session's own process: TVM's RPC server on the client's connection.
+// What runs in processes of the agent's own: in a session's, TVM's RPC server on the client's
+// connection.
 #ifndef BOARD_AGENT_CHILD_H_
 #define BOARD_AGENT_CHILD_H_
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 // Memory that the session's process shares with the supervisor.
 typedef struct {
@@ -23,6 +25,13 @@ typedef struct {
 // The first byte of what is written to `reason_fd`; a reason may follow. A process that ends without
 // having written it was ended.
 enum { CHILD_CLOSED = 'c', CHILD_FAILED = 'f', CHILD_LOST = 'l' };
+
+// Makes the calling process, just forked, one that ends with its parent, alone in a process group,
+// with nothing open beside the standard streams and these two.
+void child_become(pid_t parent, int first_fd, int second_fd);
+
+// Loads the libraries that lie beside the agent for this purpose, in the order of their names.
+void child_load_side_libraries(const char* folder);
 
 _Noreturn void child_run(const ChildSetup* setup);
 

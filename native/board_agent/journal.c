@@ -35,7 +35,7 @@ void journal_add(Journal* journal, const Session* session, const SessionEnd* end
 static const char* or_null(const char* text) { return *text ? text : NULL; }
 
 void journal_answer(const Journal* journal, const Session* session, const char* key, int queue,
-                    Text* answer) {
+                    const Text* opencl, Text* answer) {
   bool busy = session->pid != 0;
   char holder[LABEL_MAX];
   session_label(session, holder);
@@ -61,6 +61,8 @@ void journal_answer(const Journal* journal, const Session* session, const char* 
   }
   text_add(answer, "],\"facts\":");
   facts_json(answer);
+  text_add(answer, ",\"opencl\":");
+  text_add(answer, opencl->size && !opencl->failed ? opencl->data : "null");
   text_add(answer, "}");
   if (!answer->failed) put_u32((uint8_t*)answer->data, (uint32_t)(answer->size - 4));
 }

@@ -20,9 +20,10 @@ typedef struct {
 
 void journal_add(Journal* journal, const Session* session, const SessionEnd* end);
 
-// Writes u32 length and JSON: state, holder, queue, the last sessions, facts.
+// Writes u32 length and JSON: state, holder, queue, the last sessions, facts, and what was found of
+// OpenCL, JSON too, or empty.
 void journal_answer(const Journal* journal, const Session* session, const char* key, int queue,
-                    Text* answer);
+                    const Text* opencl, Text* answer);
 
 // The name a session goes by: its user, its own name, or its number.
 void session_label(const Session* session, char label[LABEL_MAX]);

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,26 +17,9 @@
 // A client that has gone leaves a session that has this long to notice.
 static const double kGoneGraceS = 1.0;
 
-static void close_all_but(int first, int second) {
-  long highest = sysconf(_SC_OPEN_MAX);
-  if (highest < 0 || highest > 4096) highest = 4096;  // the supervisor has far fewer open
-  for (int fd = 3; fd < highest; ++fd) {
-    if (fd != first && fd != second) close(fd);
-  }
-}
-
 static _Noreturn void become_child(const Session* session, const Options* options, int reason_fd,
                                    pid_t parent) {
-  setpgid(0, 0);
-  // A session does not outlive its agent.
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != parent) _exit(1);
-  // TVM's own handler of a crash writes a backtrace, from a process whose memory may be in any state:
-  // it can hang. The signal alone says enough.
-  static const int kSignals[] = {SIGTERM, SIGINT,  SIGHUP, SIGCHLD, SIGPIPE,
-                                 SIGSEGV, SIGABRT, SIGBUS, SIGFPE,  SIGILL};
-  for (size_t i = 0; i < sizeof kSignals / sizeof *kSignals; ++i) signal(kSignals[i], SIG_DFL);
-  close_all_but(session->fd, reason_fd);
+  child_become(parent, session->fd, reason_fd);
   // Where memory runs out altogether, the session goes before the agent does.
   int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
   if (oom >= 0) {

@@ -15,6 +15,7 @@
 #include "folder.h"
 #include "journal.h"
 #include "listener.h"
+#include "opencl_probe.h"
 #include "packet.h"
 #include "peer.h"
 #include "session.h"
@@ -32,6 +33,7 @@ typedef struct {
   int listener, port;
   WorkFolder work;
   Tracker tracker;
+  OpenCLProbe probe;
   Session session;
   bool claimed;  // the session came with the tracker's match key
   Journal journal;
@@ -136,7 +138,7 @@ static void queue_peer(Agent* agent, Peer* peer) {
 
 static void answer_status(Agent* agent, Peer* peer) {
   journal_answer(&agent->journal, &agent->session, agent->options->key, count_peers(agent, false),
-                 &peer->out);
+                 &agent->probe.devices, &peer->out);
   if (peer->out.failed) {
     peer_close(peer, false);
     return;
@@ -187,6 +189,8 @@ static bool greet(const Agent* agent, int fd) {
 
 static void start_next(Agent* agent) {
   Peer* peer;
+  // At the end of a session all that the agent has started is ended: not the probe.
+  if (agent->probe.pid) return;
   while (!agent->session.pid && (peer = oldest(agent, false)) != NULL) {
     int fd = peer->fd;
     Request request = peer->request;
@@ -242,7 +246,7 @@ static void turn(Agent* agent) {
     polled[4 + i] = (struct pollfd){.fd = peer->state == PEER_NONE ? -1 : peer->fd,
                                     .events = peer_interest(peer)};
   }
-  int wait_ms = agent->session.pid ? SESSION_TICK_MS : IDLE_TICK_MS;
+  int wait_ms = agent->session.pid || agent->probe.pid ? SESSION_TICK_MS : IDLE_TICK_MS;
   if (poll(polled, PEERS_MAX + 4, wait_ms) < 0) {
     if (errno != EINTR) perror("agent: poll");
     return;
@@ -250,6 +254,7 @@ static void turn(Agent* agent) {
   char wakes[64];
   while (read(g_wake[0], wakes, sizeof wakes) > 0) continue;
   check_session(agent, polled[3].revents);
+  opencl_probe_step(&agent->probe);
   for (int i = 0; i < PEERS_MAX; ++i) {
     Peer* peer = &agent->peers[i];
     if (peer->state != PEER_NONE && peer->fd == polled[4 + i].fd) {
@@ -277,6 +282,7 @@ static void stop(Agent* agent) {
   for (int i = 0; i < PEERS_MAX; ++i) {
     if (agent->peers[i].state != PEER_NONE) peer_close(&agent->peers[i], false);
   }
+  opencl_probe_stop(&agent->probe);
   tracker_close(&agent->tracker);
   close(agent->listener);
   folder_close(&agent->work);
@@ -308,6 +314,7 @@ int supervisor_run(const Options* options) {
     return -agent.listener;
   }
   tracker_open(&agent.tracker, options);
+  opencl_probe_start(&agent.probe, options->side_folder);
   fprintf(stderr, "agent: version %s, listening at %s:%d\n", AGENT_VERSION, options->host,
           agent.port);
   while (!g_stop) turn(&agent);

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.conftest import _logging_as_it_was, cli  # noqa: F401 - fixtures
 from tests.rpc.processes import AgentProcess
 from tvm_mobilenet.artifact import Artifact
 from tvm_mobilenet.boards.archive import AGENT

@@ -9,6 +9,7 @@ import typer
 
 from tvm_mobilenet.cli.console import print_json, print_note, print_table, print_warning
 from tvm_mobilenet.cli.options import AsJson, AuthKeyFile, TimeoutS
+from tvm_mobilenet.errors import UsageError
 
 if TYPE_CHECKING:
     from tvm_mobilenet.rpc.devices import DeviceEntry
@@ -16,18 +17,30 @@ if TYPE_CHECKING:
 
 def devices(
     tracker: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--tracker", metavar="HOST:PORT", help="The tracker to ask.", show_default=False
+            "--tracker",
+            metavar="HOST:PORT",
+            help="The tracker to ask; without one, this machine's OpenCL devices are listed.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     auth_key_file: AuthKeyFile = None,
     timeout_s: TimeoutS = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the boards at a tracker: free or busy, since when, who holds them, how they are."""
+    """List the boards at a tracker, or this machine's OpenCL devices.
+
+    Of a board: free or busy, since when, who holds it, how it is, and its OpenCL devices.
+    """
     from tvm_mobilenet.rpc.devices import list_devices
 
+    if tracker is None:
+        for name, given in (("--auth-key-file", auth_key_file), ("--timeout-s", timeout_s)):
+            if given is not None:
+                raise UsageError(f"{name} {given}: no tracker was named; give --tracker")
+        _list_here(as_json=as_json)
+        return
     found = list_devices(tracker, auth_key_file=auth_key_file, timeout_s=timeout_s)
     for device in found.devices:
         if device.problem:
@@ -39,7 +52,18 @@ def devices(
         print_note(f"no board is registered at {found.tracker}")
     else:
         print_table(
-            ("key", "address", "state", "since", "holder", "board", "cores", "clock", "heat"),
+            (
+                "key",
+                "address",
+                "state",
+                "since",
+                "holder",
+                "board",
+                "cores",
+                "clock",
+                "heat",
+                "OpenCL",
+            ),
             [_row(device) for device in found.devices],
         )
     for one in found.waiting:
@@ -62,6 +86,42 @@ def _row(device: DeviceEntry) -> tuple[object, ...]:
         facts.cores if facts else None,
         f"{clock:.0f} MHz" if clock else "",
         f"{heat:.0f} C" if heat is not None else "",
+        _opencl(device),
+    )
+
+
+def _opencl(device: DeviceEntry) -> str:
+    if device.opencl is None:
+        return ""
+    return ", ".join(one.name for one in device.opencl.devices) or "no device"
+
+
+def _list_here(*, as_json: bool) -> None:
+    from tvm_mobilenet.opencl.listing import list_opencl_devices
+
+    found = list_opencl_devices()
+    if as_json:
+        print_json(found.to_dict())
+        return
+    if found.reason is not None:
+        print_note(f"no OpenCL device here: {found.reason}")
+        return
+    print_table(
+        ("number", "name", "kind", "OpenCL", "driver", "units", "work-group", "memory", "float16"),
+        [
+            (
+                number,
+                one.name,
+                one.kind,
+                one.version,
+                one.driver,
+                one.compute_units,
+                one.max_group_size,
+                f"{one.global_memory_bytes >> 20} MiB{', shared' if one.unified_memory else ''}",
+                "yes" if one.float16 else "no",
+            )
+            for number, one in enumerate(found.devices)
+        ],
     )
 
 

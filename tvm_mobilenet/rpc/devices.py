@@ -9,6 +9,7 @@ from typing import Any
 
 from tvm_mobilenet.errors import DeviceError
 from tvm_mobilenet.facts import BoardFacts
+from tvm_mobilenet.opencl.facts import OpenCLFacts
 from tvm_mobilenet.rpc.address import Address, parse_address
 from tvm_mobilenet.rpc.auth import read_key_file
 from tvm_mobilenet.rpc.deadline import Timeouts
@@ -42,6 +43,11 @@ class DeviceEntry:
         return self.status.facts if self.status else self.board.facts
 
     @property
+    def opencl(self) -> OpenCLFacts | None:
+        """What its OpenCL runtime found; None where it has none, or does not say."""
+        return self.status.opencl if self.status else None
+
+    @property
     def holder(self) -> str | None:
         """Who uses it, by the tracker's books, or who came to the board directly."""
         return self.board.holder or (self.status.holder if self.status else None)
@@ -61,6 +67,7 @@ class DeviceEntry:
             "holder": self.holder,
             "queue": self.status.queue if self.status else None,
             "facts": self.facts.to_dict() if self.facts else None,
+            "opencl": self.opencl.to_dict() if self.opencl else None,
             "problem": self.problem,
         }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tvm_mobilenet.errors import DeviceUnreachableError
 from tvm_mobilenet.facts import BoardFacts
+from tvm_mobilenet.opencl.facts import OpenCLFacts
 from tvm_mobilenet.rpc.address import Address
 from tvm_mobilenet.rpc.auth import authenticate
 from tvm_mobilenet.rpc.deadline import Deadline, Line, Timeouts
@@ -51,6 +52,8 @@ class AgentStatus:
     sessions: tuple[SessionEnd, ...]
     """The last ones that ended."""
     facts: BoardFacts
+    opencl: OpenCLFacts | None = None
+    """Which OpenCL devices it has; None where it has no OpenCL runtime, or is still looking."""
 
     def end_of(self, session: str) -> SessionEnd | None:
         """Return how the session of that id ended, if it is still remembered."""
@@ -113,4 +116,5 @@ def _parse(content: Mapping[str, Any]) -> AgentStatus:
             for one in content.get("sessions", ())
         ),
         facts=BoardFacts.of(content.get("facts", {})),
+        opencl=OpenCLFacts.of(content["opencl"]) if content.get("opencl") else None,
     )
