@@ -14,7 +14,6 @@ import pytest
 from tests.rpc.processes import AgentProcess, TrackerProcess
 from tvm_mobilenet.boards.archive import AGENT
 from tvm_mobilenet.errors import DeviceError
-from tvm_mobilenet.opencl import listing
 from tvm_mobilenet.opencl.building import LIBRARY
 from tvm_mobilenet.opencl.listing import list_opencl_devices
 from tvm_mobilenet.opencl.runtime import describe
@@ -61,18 +60,20 @@ def test_what_is_here_is_what_the_runtime_finds(device):
 
 
 def test_a_driver_that_crashes_or_hangs_costs_a_line(device, monkeypatch, tmp_path: Path):
+    python_here = sys.executable
+
     def python(code: str) -> str:
         """Return a program in place of Python's that does something else whatever it is given."""
         script = tmp_path / "python"
-        script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}"\n')
+        script.write_text(f'#!/bin/sh\nexec {python_here} -c "{code}"\n')
         script.chmod(0o755)
         return str(script)
 
-    monkeypatch.setattr(listing.sys, "executable", python("import os; os.abort()"))
+    monkeypatch.setattr(sys, "executable", python("import os; os.abort()"))
     with pytest.raises(DeviceError, match="a driver ended the process") as hit:
         list_opencl_devices()
     assert (hit.value.exit_code, "\n" in str(hit.value)) == (4, False)
-    monkeypatch.setattr(listing.sys, "executable", python("import time; time.sleep(30)"))
+    monkeypatch.setattr(sys, "executable", python("import time; time.sleep(30)"))
     with pytest.raises(DeviceError, match="did not say within 1 s"):
         list_opencl_devices(timeout_s=1)
 

@@ -33,6 +33,7 @@ PRODUCT = MatmulWorkload(rows=33, depth=24, columns=20, epilogue=Epilogue(bias=T
 @pytest.fixture(params=["here", "on a board"])
 def measurer(device, request):
     target = load_target("opencl-generic")
+    found: OpenCLMeasurer | BoardMeasurer
     if request.param == "here":
         found = OpenCLMeasurer(target)
     else:
