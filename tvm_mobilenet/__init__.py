@@ -34,7 +34,7 @@ _EXPORTS = {
     "serve_board": ("tvm_mobilenet.rpc.serve", "serve_board"),
     "start_board": ("tvm_mobilenet.boards.emulator", "start_board"),
     "stop_board": ("tvm_mobilenet.boards.emulator", "stop_board"),
-    "train_model": ("tvm_mobilenet.train", "train"),
+    "train_model": ("tvm_mobilenet.training.train", "train"),
     "train_quantized": ("tvm_mobilenet.qat", "train_quantized"),
     "tune_model": ("tvm_mobilenet.tune", "tune_model"),
     "write_report": ("tvm_mobilenet.report.write", "write_report"),

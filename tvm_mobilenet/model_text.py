@@ -91,7 +91,8 @@ def _tensor(info: TensorInfo) -> str:
 
 
 def _preprocessing(how: Preprocessing | None) -> list[str]:
-    if how is None:
+    # The C code cannot stretch a picture: there the product prepares its tensors itself.
+    if how is None or how.fit == "stretch":
         return ["preprocessing 0"]
     if how.resize < how.crop:
         raise SpecError(

@@ -42,7 +42,10 @@ from tvm_mobilenet.protocols import NoProgress, Progress
 from tvm_mobilenet.quantize.options import QuantizeOptions
 from tvm_mobilenet.quantize.quantizer import quantize_model
 from tvm_mobilenet.records import Record
-from tvm_mobilenet.train import Recipe, augmented, batches, evaluate, seeded_torch
+from tvm_mobilenet.training.classification import augmented, evaluate
+from tvm_mobilenet.training.loop import seeded_torch
+from tvm_mobilenet.training.recipe import Recipe
+from tvm_mobilenet.training.task import batches
 
 __all__ = ["DEFAULT_EPOCHS", "QatResult", "QdqModule", "train_quantized"]
 

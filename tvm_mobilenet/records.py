@@ -30,7 +30,8 @@ class Preprocessing(Record):
     """How a picture becomes the input tensor of a model.
 
     Resize the short side to `resize`, cut the central `crop` x `crop`, scale to 0..1, subtract
-    `mean`, divide by `std`. Travels from the weights into the artifact.
+    `mean`, divide by `std`. Travels from the weights into the artifact. A picture that is stretched
+    keeps its borders instead: both sides become `resize`, whatever its shape.
     """
 
     resize: int = Field(gt=0)
@@ -43,6 +44,8 @@ class Preprocessing(Record):
     """Per channel, of values in 0..1."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channel_order: Literal["RGB", "BGR"] = "RGB"
+    fit: Literal["crop", "stretch"] = "crop"
+    """What becomes of a picture that is not square."""
 
 
 ClassList = tuple[str, ...]

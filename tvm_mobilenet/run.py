@@ -180,7 +180,8 @@ def _trained(
     progress: Progress,
 ) -> tuple[Path, dict[str, Any]]:
     """Return trained weights beside the artifact folder: those of an equal run before, or new."""
-    from tvm_mobilenet.train import default_epochs, train
+    from tvm_mobilenet.training.classification import default_epochs
+    from tvm_mobilenet.training.train import train
 
     path = folder.resolve().parent / f"{folder.name}.safetensors"
     wanted = epochs if epochs is not None else default_epochs(data)

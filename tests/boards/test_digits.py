@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tvm_mobilenet.train import train
+    from tvm_mobilenet.training.train import train
 
     path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
     train("mobilenet_v1_0.25_32", "digits", out=path, epochs=3)

@@ -12,7 +12,7 @@ def test_table_holds_all_families_and_explains_what_differs(cli):
         "mobilenet_v4_conv_large_384",
     ):
         assert name in listed
-    assert " ".join(rows[0].split()) == "mobilenet_v1_1.0_224 4.23 M 569 M 70.9 % 17.0 MB"
+    assert " ".join(rows[0].split()) == "mobilenet_v1_1.0_224 4.23 M 569 M 70.9 % top-1 17.0 MB"
     assert "(1) published multiply-adds" in result.out
     assert result.err == ""
 

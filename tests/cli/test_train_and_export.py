@@ -49,12 +49,12 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(cli, tmp_path: Path, wor
 
 
 def test_ctrl_c_while_training_tells_how_to_go_on(cli, labelled_pictures, tmp_path, monkeypatch):
-    from tvm_mobilenet import train
+    from tvm_mobilenet.training.loop import Training
 
     def interrupted(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train._Training, "_epoch", interrupted)
+    monkeypatch.setattr(Training, "_epoch", interrupted)
     weights = tmp_path / "w.safetensors"
     result = cli("train", MODEL, "--data", labelled_pictures, "-o", weights)
     assert result.code == 130

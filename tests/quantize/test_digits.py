@@ -13,7 +13,7 @@ from tvm_mobilenet.executor import LocalExecutor
 from tvm_mobilenet.export import export_onnx
 from tvm_mobilenet.qat import train_quantized
 from tvm_mobilenet.quantize.quantizer import quantize_model
-from tvm_mobilenet.train import train
+from tvm_mobilenet.training.train import train
 from tvm_mobilenet.verify.engines import onnx_session
 from tvm_mobilenet.workflow import compile_model
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tvm_mobilenet.cli.console import print_json, print_line, print_table
 from tvm_mobilenet.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.models.spec import ModelRow
 
 
 def models(as_json: AsJson = False) -> None:
     """List the models: size, multiply-adds, published accuracy.
 
-    Accuracy is ImageNet's, as published for the authors' own weights. Any other width and
-    resolution can be named too, such as mobilenet_v2_0.6_160.
+    Accuracy is as published for the authors' own weights: top-1 on ImageNet, mAP on COCO for
+    detectors, mIoU for segmenters. Any other width and resolution can be named too, such as
+    mobilenet_v2_0.6_160.
     """
     from tvm_mobilenet.models.spec import FAMILIES, list_models
 
@@ -20,13 +26,13 @@ def models(as_json: AsJson = False) -> None:
         return
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
     print_table(
-        ("model", "parameters", "multiply-adds", "published top-1", "size on disk", ""),
+        ("model", "parameters", "multiply-adds", "published", "size on disk", ""),
         [
             (
                 row.name,
                 f"{row.params / 1e6:.2f} M",
                 f"{row.macs / 1e6:.0f} M",
-                f"{row.published_top1:.1f} %",
+                _accuracy(row),
                 f"{row.size_bytes / 1e6:.1f} MB",
                 f"({notes.index(row.note) + 1})" if row.note else "",
             )
@@ -36,4 +42,14 @@ def models(as_json: AsJson = False) -> None:
     for number, note in enumerate(notes, start=1):
         print_line(f"({number}) {note}")
     for family in FAMILIES.values():
-        print_line(f"{family.name}: {family.params_note}")
+        if family.params_note:
+            print_line(f"{family.name}: {family.params_note}")
+
+
+def _accuracy(row: ModelRow) -> str:
+    found = (
+        (row.published_top1, "% top-1"),
+        (row.published_map, "% mAP"),
+        (row.published_miou, "% mIoU"),
+    )
+    return ", ".join(f"{value:.1f} {unit}" for value, unit in found if value is not None)

@@ -46,8 +46,8 @@ def train(
     A fifth of the pictures is held out, and the weights that do best on it are kept. After Ctrl-C
     the same command goes on from the last whole epoch.
     """
-    from tvm_mobilenet.train import checkpoint_path
-    from tvm_mobilenet.train import train as train_model
+    from tvm_mobilenet.training.checkpoint import checkpoint_path
+    from tvm_mobilenet.training.train import train as train_model
 
     if qat:
         _train_quantized(model, data, output, weights, epochs, seed)
@@ -65,8 +65,8 @@ def train(
         raise
     print_line(f"weights   {result.weights}")
     print_line(
-        f"accuracy  {100 * result.held_out_accuracy:.2f} % of {result.held_out_images} held-out "
-        f"pictures, after epoch {result.best_epoch} of {result.epochs}"
+        f"{result.measure:<9} {100 * result.held_out_accuracy:.2f} % of {result.held_out_images} "
+        f"held-out pictures, after epoch {result.best_epoch} of {result.epochs}"
     )
     print_line(
         f"trained   on {result.train_images} pictures of {len(result.class_names)} classes, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from tvm_mobilenet.models.layers import LayerSpec
 from tvm_mobilenet.models.mobilenet_v1_table import mobilenet_v1_layers
@@ -18,7 +19,9 @@ from tvm_mobilenet.models.mobilenet_v4_table import Variant as V4Variant
 from tvm_mobilenet.models.mobilenet_v4_table import mobilenet_v4_layers
 from tvm_mobilenet.models.published import PublishedFigures, published_figures
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "Family", "Task"]
+
+Task = Literal["classification", "detection", "segmentation"]
 
 _MIN_RESOLUTION = 32
 """Five strides of 2: below 32 a stride would have nothing left to halve."""
@@ -38,8 +41,8 @@ class Family:
     """Layer table for (alpha, resolution, number of classes)."""
     module: str
     """`package.module:Class` of the torch module, imported when one is built."""
-    published_csv: str
-    """File in `tvm_mobilenet/data`."""
+    published_csv: str | None = None
+    """File in `tvm_mobilenet/data`; None where there is none."""
     variant: str | None = None
     """Of the file's rows, where it holds several families."""
     has_alpha: bool = True
@@ -47,12 +50,18 @@ class Family:
     min_resolution: int = _MIN_RESOLUTION
     slips: Callable[[float, int], str] = _no_slips
     """Why the published multiply-adds for (alpha, resolution) differ from the computed; or ''."""
-    params_note: str
+    task: Task = "classification"
+    """What the models are made for."""
+    default_classes: int = 1000
+    """How many classes a model has that is built without weights; ImageNet's."""
+    params_note: str = ""
     """How the published parameters are counted."""
 
     @property
     def published(self) -> dict[tuple[float, int], PublishedFigures]:
         """The published figures for each (alpha, resolution)."""
+        if self.published_csv is None:
+            return {}
         return published_figures(self.published_csv, self.variant)
 
     @property

@@ -14,7 +14,11 @@ __all__ = ["Network"]
 
 
 class Network(nn.Module):
-    """A classifier over preprocessed pictures, (N, 3, H, W) f32 -> (N, num_classes) f32 logits."""
+    """A network over preprocessed pictures, (N, 3, H, W) f32.
+
+    A classifier computes (N, num_classes) f32 logits; the other tasks' base classes say what theirs
+    compute.
+    """
 
     FAMILY: ClassVar[str]
     """Name in `spec.FAMILIES`."""
@@ -28,6 +32,12 @@ class Network(nn.Module):
     def publishers(cls) -> tuple[Publisher, ...]:
         """Return whose weights can be read beside our own, and how they name things."""
         raise NotImplementedError
+
+    @classmethod
+    def classes_in(cls, state: Mapping[str, torch.Tensor]) -> int | None:
+        """Count the classes of weights in our layout; None where they do not show it."""
+        weight = state.get("classifier.weight")
+        return weight.shape[0] if weight is not None and weight.ndim == 2 else None
 
     @classmethod
     def alpha_of(cls, state: Mapping[str, torch.Tensor]) -> float | None:

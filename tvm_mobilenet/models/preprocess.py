@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from tvm_mobilenet.errors import ImageError
+from tvm_mobilenet.models.families import Task
 from tvm_mobilenet.records import Preprocessing
 
 __all__ = [
@@ -36,8 +37,15 @@ _HALF = (0.5, 0.5, 0.5)
 """TF-Slim's Inception preprocessing: values from -1 to 1. timm's V1 weights use it too."""
 
 
-def default_preprocessing(resolution: int) -> Preprocessing:
-    """Return what TF-Slim feeds a MobileNet of this resolution."""
+def default_preprocessing(resolution: int, task: Task = "classification") -> Preprocessing:
+    """Return what TF-Slim feeds a MobileNet of this resolution.
+
+    A detector and a segmenter see the whole picture, stretched to their square.
+    """
+    if task != "classification":
+        return Preprocessing(
+            resize=resolution, crop=resolution, mean=_HALF, std=_HALF, fit="stretch"
+        )
     return Preprocessing(
         resize=round(resolution / _CENTRAL_FRACTION), crop=resolution, mean=_HALF, std=_HALF
     )
@@ -111,13 +119,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def square_pixels(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Resize the short side and cut the central square of that side.
+    """Resize the short side and cut the central square of that side, or stretch both sides to it.
 
     Shapes:
         (resize, resize, 3) u8; `normalize` cuts the rest.
     """
     width, height = image.size
     side = preprocessing.resize
+    if preprocessing.fit == "stretch":
+        stretched = image.resize((side, side), _RESAMPLING[preprocessing.interpolation])
+        return np.asarray(stretched.convert("RGB"), dtype=np.uint8)
     scale = side / min(width, height)
     size = (max(side, round(width * scale)), max(side, round(height * scale)))
     left, top = (size[0] - side) // 2, (size[1] - side) // 2

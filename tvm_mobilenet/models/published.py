@@ -19,12 +19,16 @@ class PublishedFigures:
     """Multiply-adds in millions."""
     params_m: float
     """Parameters in millions."""
-    top1: float
-    """ImageNet, percent, float32, single crop."""
+    top1: float | None = None
+    """A classifier's accuracy: ImageNet, percent, float32, single crop."""
     top5: float | None = None
     """The same; None where it was not published."""
     top1_int8: float | None = None
     """The same as `top1` after quantization-aware training to int8; None where not published."""
+    mean_ap: float | None = None
+    """A detector's mean average precision: COCO, percent, averaged over overlaps of 0.5 to 0.95."""
+    mean_iou: float | None = None
+    """A segmenter's mean intersection over union, percent."""
 
 
 @cache
@@ -40,7 +44,7 @@ def published_figures(
     text = (resources.files("tvm_mobilenet") / "data" / file_name).read_text(encoding="utf-8")
     figures = {}
     rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
-    int8 = {row["variant"]: row["top1"] for row in rows if variant is not None}
+    int8 = {row["variant"]: row.get("top1") for row in rows if variant is not None}
     for row in rows:
         alpha, resolution = row.get("alpha"), row.get("res")
         top1_int8 = row.get("top1_qat_int8")
@@ -49,13 +53,19 @@ def published_figures(
             match = re.fullmatch(rf"{variant}(?:_([\d.]+))?(?:_float)?", row["variant"])
             if match is None:
                 continue
-            alpha = match[1]
+            alpha = match[1] or alpha
             top1_int8 = int8.get(row["variant"].removesuffix("_float") + "_int8")
         figures[float(alpha or 1), int(resolution or 224)] = PublishedFigures(
             macs_m=float(row["macs_m"]),
             params_m=float(row["params_m"]),
-            top1=float(row["top1"]),
-            top5=float(row["top5"]) if row.get("top5") else None,
-            top1_int8=float(top1_int8) if top1_int8 else None,
+            top1=_percent(row.get("top1")),
+            top5=_percent(row.get("top5")),
+            top1_int8=_percent(top1_int8),
+            mean_ap=_percent(row.get("map")),
+            mean_iou=_percent(row.get("miou")),
         )
     return figures
+
+
+def _percent(text: str | None) -> float | None:
+    return float(text) if text else None

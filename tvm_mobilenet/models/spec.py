@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from tvm_mobilenet.errors import SpecError, UnknownModelError
-from tvm_mobilenet.models.families import FAMILIES, Family
+from tvm_mobilenet.models.families import FAMILIES, Family, Task
 from tvm_mobilenet.models.layers import LayerSpec
 from tvm_mobilenet.models.published import PublishedFigures
 
@@ -24,7 +24,6 @@ __all__ = [
     "list_models",
 ]
 
-IMAGENET_CLASSES = 1000
 MAX_BYTES = 2**31 - 1
 """An ONNX file is one protobuf message, which ends at 2 GiB."""
 _BYTES_PER_NUMBER = 4
@@ -51,19 +50,25 @@ class ModelSpec:
         """The published figures, or None for a model that is in no table."""
         return FAMILIES[self.family].published.get((self.alpha, self.resolution))
 
-    def layers(self, num_classes: int = IMAGENET_CLASSES) -> tuple[LayerSpec, ...]:
-        """Lay out the layers that hold parameters."""
-        return FAMILIES[self.family].layers(self.alpha, self.resolution, num_classes)
+    @property
+    def task(self) -> Task:
+        """What the model is made for."""
+        return FAMILIES[self.family].task
 
-    def params(self, num_classes: int = IMAGENET_CLASSES) -> int:
+    def layers(self, num_classes: int | None = None) -> tuple[LayerSpec, ...]:
+        """Lay out the layers that hold parameters; None for the family's number of classes."""
+        family = FAMILIES[self.family]
+        return family.layers(self.alpha, self.resolution, num_classes or family.default_classes)
+
+    def params(self, num_classes: int | None = None) -> int:
         """Count the trainable parameters."""
         return sum(layer.params for layer in self.layers(num_classes))
 
-    def macs(self, num_classes: int = IMAGENET_CLASSES) -> int:
+    def macs(self, num_classes: int | None = None) -> int:
         """Count the multiply-adds of one inference at batch 1."""
         return sum(layer.macs for layer in self.layers(num_classes))
 
-    def size_bytes(self, num_classes: int = IMAGENET_CLASSES) -> int:
+    def size_bytes(self, num_classes: int | None = None) -> int:
         """Count the bytes of a float32 weight file, its header of a few kB left out."""
         layers = self.layers(num_classes)
         return _BYTES_PER_NUMBER * sum(layer.params + layer.statistics for layer in layers)
@@ -76,13 +81,17 @@ class ModelRow:
     name: str
     params: int
     macs: int
-    published_top1: float
+    published_top1: float | None
+    """Of a classifier; this and the next are None where it was not published."""
     published_top5: float | None
-    """None where it was not published."""
     published_params_m: float
     published_macs_m: float
     size_bytes: int
     """Float32 weights on disk."""
+    published_map: float | None
+    """Mean average precision of a detector, COCO, percent; None for other models."""
+    published_miou: float | None
+    """Mean intersection over union of a segmenter, percent; None for other models."""
     note: str
     """Where a published figure differs from the computed one, and why."""
 
@@ -172,5 +181,7 @@ def _row(spec: ModelSpec) -> ModelRow:
         published_params_m=published.params_m,
         published_macs_m=published.macs_m,
         size_bytes=spec.size_bytes(),
+        published_map=published.mean_ap,
+        published_miou=published.mean_iou,
         note=FAMILIES[spec.family].slips(spec.alpha, spec.resolution),
     )

@@ -29,7 +29,6 @@ from tvm_mobilenet.models.preprocess import default_preprocessing, for_resolutio
 from tvm_mobilenet.models.publishers import Publisher
 from tvm_mobilenet.models.spec import (
     FAMILIES,
-    IMAGENET_CLASSES,
     ModelSpec,
     check_num_classes,
     get_model_spec,
@@ -106,7 +105,7 @@ def create_model(
     Args:
         name: of a family and a size, such as `mobilenet_v2_0.35_96`.
         weights: a `.safetensors` or `.pth` file; None for random weights.
-        num_classes: None for as many as the file has, or 1000 without a file.
+        num_classes: None for as many as the file has, or the family's number without a file.
         seed: of the random weights.
 
     Raises:
@@ -116,8 +115,9 @@ def create_model(
     spec = get_model_spec(name)
     if num_classes is not None:
         check_num_classes(num_classes)
+    default_classes = FAMILIES[spec.family].default_classes
     if weights is None:
-        module = new_module(spec, num_classes or IMAGENET_CLASSES)
+        module = new_module(spec, num_classes or default_classes)
         random_weights(module, spec.resolution, seed)
         return CreatedModel(
             spec=spec,
@@ -128,17 +128,19 @@ def create_model(
                 is_random=True,
                 num_classes=module.num_classes,
             ),
-            preprocessing=default_preprocessing(spec.resolution),
+            preprocessing=default_preprocessing(spec.resolution, spec.task),
             class_names=None,
         )
     path = Path(weights)
-    state, publisher = _read(path, _module_class(spec).publishers())
-    module = new_module(spec, num_classes or _classes_in(state))
+    module_class = _module_class(spec)
+    state, publisher = _read(path, module_class.publishers())
+    # Without a classifier in the file, filling will say that it is missing.
+    module = new_module(spec, num_classes or module_class.classes_in(state) or default_classes)
     loaded = _fill(path, state, publisher, module)
     preprocessing = loaded.preprocessing or (
         publisher.preprocessing(spec.resolution)
         if publisher
-        else default_preprocessing(spec.resolution)
+        else default_preprocessing(spec.resolution, spec.task)
     )
     return CreatedModel(
         spec=spec,
@@ -346,12 +348,6 @@ def _read_pth(path: Path) -> State:
     return dict(content)
 
 
-def _classes_in(state: State) -> int:
-    """Count the classes of a file; without a classifier, filling will say that it is missing."""
-    weight = state.get("classifier.weight")
-    return weight.shape[0] if weight is not None and weight.ndim == 2 else IMAGENET_CLASSES
-
-
 def _fill(path: Path, state: State, publisher: Publisher | None, module: Module) -> LoadedWeights:
     description = describe_weights(path)
     if publisher is not None:
@@ -400,8 +396,8 @@ def _check_fits(path: Path, state: State, module: Module) -> None:
             f"weights {path}: they are for alpha {found_alpha:g}, but the model has alpha "
             f"{module.alpha:g}; choose the model of alpha {found_alpha:g}, or other weights"
         )
-    classes = _classes_in(state)
-    if shapes and classes != module.num_classes and len(shapes) <= 2:
+    classes = module.classes_in(state)
+    if shapes and classes not in (None, module.num_classes) and len(shapes) <= 2:
         raise WeightsError(
             f"weights {path}: they tell {classes} classes apart, but {module.num_classes} are "
             "asked for; leave the number of classes out to take the file's"

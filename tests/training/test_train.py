@@ -18,15 +18,10 @@ from tvm_mobilenet.models.spec import get_model_spec
 from tvm_mobilenet.models.weight_file import describe_weights
 from tvm_mobilenet.models.weights import create_model, new_module
 from tvm_mobilenet.protocols import NoProgress
-from tvm_mobilenet.train import (
-    Recipe,
-    _learning_rate,
-    _optimizer,
-    augmented,
-    checkpoint_path,
-    default_epochs,
-    train,
-)
+from tvm_mobilenet.training.checkpoint import checkpoint_path
+from tvm_mobilenet.training.classification import augmented, default_epochs
+from tvm_mobilenet.training.recipe import Recipe, learning_rate, new_optimizer
+from tvm_mobilenet.training.train import train
 
 NAME = "mobilenet_v1_0.25_32"
 TINY = Recipe(batch_size=8, learning_rate=0.003)
@@ -232,7 +227,7 @@ def test_a_place_that_cannot_be_written_is_found_before_training(stripes, tmp_pa
 
 def test_l2_decay_spares_depthwise_weights_and_batch_norms():
     module = new_module(get_model_spec(NAME), 3)
-    decayed, spared = _optimizer(module, Recipe()).param_groups
+    decayed, spared = new_optimizer(module, Recipe()).param_groups
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     assert {names[id(p)] for p in spared["params"]} == {
         name for name in names.values() if ".bn." in name or "depthwise" in name
@@ -246,24 +241,24 @@ def test_l2_decay_spares_depthwise_weights_and_batch_norms():
     ("name", "kind"), [("rmsprop", torch.optim.RMSprop), ("sgd", torch.optim.SGD)]
 )
 def test_both_optimizers_of_the_papers_have_momentum(name, kind):
-    optimizer = _optimizer(nn.Linear(2, 2), Recipe(optimizer=name))
+    optimizer = new_optimizer(nn.Linear(2, 2), Recipe(optimizer=name))
     assert isinstance(optimizer, kind)
     assert optimizer.param_groups[0]["momentum"] == 0.9
 
 
 def test_the_learning_rate_decays_exponentially():
     recipe = Recipe(warm_up_epochs=0)
-    rates = [_learning_rate(recipe, epoch, 5) for epoch in range(5)]
+    rates = [learning_rate(recipe, epoch, 5) for epoch in range(5)]
     assert rates[0] == recipe.learning_rate
     assert math.isclose(rates[-1], rates[0] * recipe.final_learning_rate_share)
     ratios = [after / before for before, after in itertools.pairwise(rates)]
     assert all(math.isclose(ratio, ratios[0]) for ratio in ratios)
-    assert _learning_rate(recipe, 0, 1) == recipe.learning_rate
+    assert learning_rate(recipe, 0, 1) == recipe.learning_rate
 
 
 def test_the_learning_rate_rises_first():
     recipe = Recipe(warm_up_epochs=4, final_learning_rate_share=1)
-    shares = [_learning_rate(recipe, epoch, 10) / recipe.learning_rate for epoch in range(6)]
+    shares = [learning_rate(recipe, epoch, 10) / recipe.learning_rate for epoch in range(6)]
     assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
 
 
