@@ -9,7 +9,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax, tirx
 from tvm.error import OpNotImplemented
-from tvm.ir import GenericConst, IRModule, Op, StringImm
+from tvm.ir import GenericConst, IRModule, Op, PointerType, PrimType, StringImm
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import ScheduleError
@@ -26,7 +26,9 @@ __all__ = [
     "ONNXGraphImporter",
     "Op",
     "OpNotImplemented",
+    "PointerType",
     "PrimFunc",
+    "PrimType",
     "Schedule",
     "ScheduleError",
     "StringImm",

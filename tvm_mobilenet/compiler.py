@@ -24,6 +24,7 @@ from tvm_mobilenet.records import FloatIsland, LayerRecord, TensorInfo
 from tvm_mobilenet.schedule.dispatch import schedule_rest, select_for
 from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.schedule.fusion import fuse_named
+from tvm_mobilenet.schedule.mixed import own_memory_on_cpu
 from tvm_mobilenet.schedule.select import KernelCall, PlanSource, Selection
 from tvm_mobilenet.toolchain import make_fcompile
 
@@ -160,6 +161,7 @@ def vm_pipeline() -> Any:
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
+            own_memory_on_cpu(),
             relax.transform.StaticPlanBlockMemory(),
             relax.transform.LowerAllocTensor(),
             relax.transform.KillAfterLastUse(),
@@ -188,7 +190,7 @@ def _with_description(mod: IRModule, text: str) -> IRModule:
     builder = relax.BlockBuilder()
     with builder.function(DESCRIPTION_FUNCTION, []):
         builder.emit_func_output(StringImm(text))
-    result = IRModule(dict(mod.functions_items()), attrs=mod.attrs)
+    result = IRModule(dict(mod.functions_items()), attrs=mod.attrs, global_infos=mod.global_infos)
     result[DESCRIPTION_FUNCTION] = builder.get()[DESCRIPTION_FUNCTION]
     return result
 

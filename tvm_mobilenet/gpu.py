@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Operator = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 
 __all__ = ["Architecture", "Gpu"]
 
@@ -54,6 +56,9 @@ class Gpu(BaseModel):
     """Peak bandwidth of its memory, 1e9 bytes a second; for estimates only."""
     freq_mhz: int = Field(ge=1)
     """Highest clock, for estimates only."""
+    on_cpu: tuple[Operator, ...] = ()
+    """What the processor beside it computes: `dense`, `pool` (global), or an operator that no
+    kernel family serves, by TVM's name (`softmax`)."""
 
     def lanes(self, dtype: str) -> int:
         """Return how many values of `dtype` one load takes, at most 16 as OpenCL has them."""

@@ -275,6 +275,8 @@ class TargetSpec(_Section):
         }
         if self.gpu is not None:
             estimates = {"model", "freq_mhz", "bandwidth_gbs"}
+            if not self.gpu.on_cpu:
+                estimates.add("on_cpu")
             content["gpu"] = self.gpu.model_dump(mode="json", exclude=estimates)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -178,4 +178,7 @@ def test_a_model_agrees_with_onnx_runtime(device, model, tmp_path):
 
     artifact = compile_model(model, out=tmp_path / "model", target="opencl-generic")
     assert artifact.manifest.schedule.fallback == 0
-    assert verify(artifact.path).is_within
+    report = verify(artifact.path, inputs=3)
+    assert report.is_within
+    for compared in report.comparisons:
+        assert compared.relative_l2 <= RELATIVE

@@ -134,7 +134,11 @@ class Dataflow:
                 result = substitute(self.result, mapping)
                 output = builder.emit_output(result)
             builder.emit_func_output(output)
-        mod = IRModule(dict(self._mod.functions_items()), attrs=self._mod.attrs)
+        mod = IRModule(
+            dict(self._mod.functions_items()),
+            attrs=self._mod.attrs,
+            global_infos=self._mod.global_infos,
+        )
         for global_var, function in (functions or {}).items():
             mod[global_var] = function
         mod.update_func(self._mod.get_global_var("main"), builder.get()["main"])

@@ -7,13 +7,27 @@ element in a register. Memory is seen flat; an index counts elements.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from tvm_mobilenet._tvm import IRBuilder, PrimFunc, T, buffer_data, tirx, tvm
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mobilenet._tvm import (
+    IRBuilder,
+    PointerType,
+    PrimFunc,
+    PrimType,
+    T,
+    buffer_data,
+    tirx,
+    tvm,
+)
 from tvm_mobilenet.schedule.workload import Epilogue
 
 __all__ = [
@@ -26,6 +40,7 @@ __all__ = [
     "by_lane",
     "call_llvm",
     "constant",
+    "holding",
     "lowering",
     "overlapping_start",
     "split_lanes",
@@ -199,6 +214,23 @@ class KernelWriter:
         return Memory(T.alloc_buffer((elements,), dtype, align=64), dtype)
 
 
+_held: ContextVar[Mapping[int, npt.NDArray[Any]] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def holding(arrays: Mapping[int, npt.NDArray[Any]]) -> Iterator[None]:
+    """Have the kernels that are written within hold some of their parameters themselves.
+
+    Those, by position, are no arguments then but read-only data of the library: for a kernel on a
+    processor whose neighbours run elsewhere, and whose constants would lie there.
+    """
+    token = _held.set(arrays)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
 def write_kernel(
     dtype: str, parameters: Sequence[Parameter], body: Callable[[KernelWriter], None]
 ) -> PrimFunc:
@@ -206,23 +238,44 @@ def write_kernel(
 
     The last parameter is the output.
     """
+    held = _held.get() or {}
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("main")
         T.func_attr({"tirx.noalias": True})
-        buffers = [
-            (p, T.arg(p.name, T.buffer(tuple(p.shape), p.dtype or dtype))) for p in parameters
-        ]
+        buffers = {
+            index: T.arg(p.name, T.buffer(tuple(p.shape), p.dtype or dtype))
+            for index, p in enumerate(parameters)
+            if index not in held
+        }
         # Relax's own passes expect the body of a function to be a block.
-        with T.sblock("root"):
+        with T.sblock("root"), ExitStack() as stack:
             T.reads()
             T.writes()
             memories = {}
-            for parameter, buffer in buffers:
+            for index, parameter in enumerate(parameters):
                 own = parameter.dtype or dtype
-                flat = T.decl_buffer((math.prod(parameter.shape),), own, data=buffer_data(buffer))
+                data = (
+                    _read_only(held[index].astype(own, copy=False), stack)
+                    if index in held
+                    else buffer_data(buffers[index])
+                )
+                flat = T.decl_buffer((math.prod(parameter.shape),), own, data=data)
                 memories[parameter.name] = Memory(flat, own)
             body(KernelWriter(dtype, memories))
     return builder.get()
+
+
+def _read_only(array: npt.NDArray[Any], stack: ExitStack) -> Any:
+    """Put an array into the library, for what is written on the stack; returns its address."""
+    data = np.ascontiguousarray(array).tobytes()
+    name = "held_" + hashlib.sha256(data).hexdigest()[:16]
+    spelled = "".join(map("\\{:02X}".format, data))
+    text = (
+        f'@{name}_data = linkonce_odr hidden constant [{len(data)} x i8] c"{spelled}", align 64\n'
+        f"define linkonce_odr hidden ptr @{name}() {{\n  ret ptr @{name}_data\n}}\n"
+    )
+    stack.enter_context(T.attr(0, "pragma_import_llvm", text))
+    return T.Bind(T.call_extern(PointerType(PrimType(str(array.dtype))), name))
 
 
 def task_loop(extent: int, is_parallel: bool) -> Any:

@@ -6,6 +6,7 @@ how its kernel is written.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from tvm_mobilenet._tvm import IRModule, PrimFunc, relax
 from tvm_mobilenet.frontend.dataflow import Binding, Dataflow, static_shape
+from tvm_mobilenet.schedule.emit import holding
 
 __all__ = ["KernelCalls"]
 
@@ -25,10 +27,14 @@ class KernelCalls:
 
     Args:
         flow: the module's bindings.
+        prefix: what every symbol begins with.
+        holds_constants: whether a kernel holds its arrays itself, in place of arguments.
     """
 
-    def __init__(self, flow: Dataflow) -> None:
+    def __init__(self, flow: Dataflow, *, prefix: str = "", holds_constants: bool = False) -> None:
         self._flow = flow
+        self._prefix = prefix
+        self._holds_constants = holds_constants
         self._functions: dict[Any, PrimFunc] = {}
         self._new_values: dict[Any, Any] = {}
         self._taken: set[Any] = set()
@@ -52,7 +58,7 @@ class KernelCalls:
         Args:
             family: the kernel's symbol begins with it.
             what: with family, shapes and dtypes, all that tells the kernel from others; hashable.
-            inputs: arrays, which become constants, and expressions.
+            inputs: arrays, which become constants or part of the kernel, and expressions.
             out: the variable that the call computes.
             members: the variables that it takes over, `out` among them.
             write: writes the kernel, where no equal one is there.
@@ -60,16 +66,22 @@ class KernelCalls:
         Returns:
             The symbol of a kernel that was written, None where an equal one serves.
         """
+        arrays = {i: arg for i, arg in enumerate(inputs) if isinstance(arg, np.ndarray)}
+        held = arrays if self._holds_constants else {}
         args = [
-            relax.const(np.ascontiguousarray(arg)) if isinstance(arg, np.ndarray) else arg
-            for arg in inputs
+            relax.const(np.ascontiguousarray(arg)) if index in arrays else arg
+            for index, arg in enumerate(inputs)
+            if index not in held
         ]
         tensors = tuple((static_shape(t), str(t.ty.dtype)) for t in (*args, out))
-        key = (family, what, tensors)
+        contents = tuple(hashlib.sha256(array.tobytes()).digest() for array in held.values())
+        key = (family, what, tensors, contents)
         symbol = None
         if key not in self._by_key:
-            symbol = f"{family}_{len(self._by_key)}"
-            function = write().without_attr("global_symbol").with_attr("op_pattern", _OPAQUE)
+            symbol = f"{self._prefix}{family}_{len(self._by_key)}"
+            with holding(held):
+                function = write()
+            function = function.without_attr("global_symbol").with_attr("op_pattern", _OPAQUE)
             # The builder gives the global variable the function's type.
             global_var = relax.BlockBuilder().add_func(function, symbol)
             self._functions[global_var] = function

@@ -8,7 +8,7 @@ Weights are packed here, once, at compile time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -38,6 +38,7 @@ from tvm_mobilenet.schedule.gated import plan_gated, write_gated
 from tvm_mobilenet.schedule.integer.select import select_integer
 from tvm_mobilenet.schedule.kernel_calls import KernelCalls
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
+from tvm_mobilenet.schedule.mixed import CPU_PREFIX
 from tvm_mobilenet.schedule.pool import plan_pool, write_pool
 from tvm_mobilenet.schedule.separable import ApartPlan, plan_separable, write_separable
 from tvm_mobilenet.schedule.workload import (
@@ -54,7 +55,7 @@ from tvm_mobilenet.schedule.workload import (
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["KernelCall", "PlanSource", "Selection", "select_kernels"]
+__all__ = ["KernelCall", "PlanSource", "Selection", "select_beside_gpu", "select_kernels"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +111,23 @@ def select_kernels(mod: IRModule, cpu: Cpu, recorded: PlanSource | None = None) 
     return Selection(selector.calls.module(), kernels | selector.kernels)
 
 
+def select_beside_gpu(mod: IRModule, cpu: Cpu, operators: Sequence[str]) -> Selection:
+    """Choose kernels for what a processor computes beside a GPU: `dense` and `pool`, if named.
+
+    They hold their weights themselves, and their plans are computed. The rest is left as it is.
+    """
+    anchors = [
+        anchor for name, anchor in (("dense", "matmul"), ("pool", "mean")) if name in operators
+    ]
+    selector = _Selector(mod, cpu, None, prefix=CPU_PREFIX, holds_constants=True)
+    for binding in selector.flow.bindings:
+        if any(is_call(binding.value, anchor) for anchor in anchors):
+            selector.visit(binding)
+    return Selection(selector.calls.module(), selector.kernels)
+
+
 class _Selector:
-    def __init__(self, mod: IRModule, cpu: Cpu, recorded: PlanSource | None) -> None:
+    def __init__(self, mod: IRModule, cpu: Cpu, recorded: PlanSource | None, **calls: Any) -> None:
         self.flow = Dataflow(mod)
         self.cpu = cpu
         self._recorded = recorded or (lambda _family, _workload: None)
@@ -120,7 +136,7 @@ class _Selector:
         self.users = self.flow.users()
         self.chains = ChainFollower(self.users)
         self.definitions = self.flow.definitions()
-        self.calls = KernelCalls(self.flow)
+        self.calls = KernelCalls(self.flow, **calls)
         self.kernels: dict[str, KernelCall] = {}
 
     def visit(self, binding: Binding) -> None:

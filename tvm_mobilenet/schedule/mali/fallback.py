@@ -38,14 +38,14 @@ def schedule_gpu_fallback(mod: IRModule, own: set[str], gpu: Gpu) -> IRModule:
     return schedule_others(mod, own, scheduled)
 
 
-def check_parameters(mod: IRModule, gpu: Gpu) -> None:
-    """Check that OpenCL C can take every kernel's arguments.
+def check_parameters(mod: IRModule, on_cpu: set[str], gpu: Gpu) -> None:
+    """Check that OpenCL C can take the arguments of every kernel that is not `on_cpu`.
 
     Raises:
         CompileError: names the kernel, the argument and what its type is.
     """
     for global_var, function in mod.functions_items():
-        if not isinstance(function, PrimFunc):
+        if not isinstance(function, PrimFunc) or global_var.name_hint in on_cpu:
             continue
         for argument in function.params:
             dtype = str(argument.ty.dtype)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tvm_mobilenet.frontend.dataflow import Dataflow
-from tvm_mobilenet.schedule.mali.families import item_cost, work_items
+from tvm_mobilenet.schedule.mali.families import is_gpu_plan, item_cost, work_items
 from tvm_mobilenet.schedule.mali.occupancy import threads_in_flight
 from tvm_mobilenet.schedule.select import KernelCall, Selection
 
@@ -78,7 +78,8 @@ def predict_kernel(kernel: KernelCall, gpu: Gpu, calls: int = 1) -> KernelPredic
 def predict_selection(selection: Selection, gpu: Gpu) -> tuple[KernelPrediction, ...]:
     """Return a prediction for each kernel of a module, in the order in which they first run.
 
-    Kernels of the fallback are not among them: nothing is known of what they do.
+    Kernels of the fallback are not among them: nothing is known of what they do. Nor are those that
+    the processor computes.
     """
     calls: Counter[str] = Counter()
     for binding in Dataflow(selection.mod).bindings:
@@ -88,7 +89,7 @@ def predict_selection(selection: Selection, gpu: Gpu) -> tuple[KernelPrediction,
     return tuple(
         predict_kernel(selection.kernels[symbol], gpu, count)
         for symbol, count in calls.items()
-        if symbol in selection.kernels
+        if symbol in selection.kernels and is_gpu_plan(selection.kernels[symbol].plan)
     )
 
 
