@@ -20,6 +20,7 @@ from tvm_mobilenet.inputs import seeded
 from tvm_mobilenet.manifest import Manifest
 from tvm_mobilenet.records import LayerRecord
 from tvm_mobilenet.rpc.board_device import connect
+from tvm_mobilenet.schedule.integer.isa import products_per_instruction
 from tvm_mobilenet.targets import Cpu, TargetSpec
 
 if TYPE_CHECKING:
@@ -218,6 +219,4 @@ def _floor(layer: LayerRecord, cpu: Cpu) -> float:
     """Return the multiply-add instructions that a layer is worth."""
     if not layer.family.startswith("int8_"):
         return layer.macs / cpu.lanes("float32")
-    # Of bytes: 8 for SMULL, 16 for SDOT, 32 for SMMLA, on vectors of 128 bits.
-    per_byte = 2 if cpu.has_i8mm else 1 if cpu.has_dot_product else 0.5
-    return layer.macs / (cpu.lanes("int8") * per_byte)
+    return layer.macs / products_per_instruction(cpu)

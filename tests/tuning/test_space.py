@@ -31,7 +31,7 @@ from tvm_mobilenet.tuning.records import (
     workload_from,
     workload_to_json,
 )
-from tvm_mobilenet.tuning.reference import largest_error, make_operands, reference
+from tvm_mobilenet.tuning.reference import largest_error, make_operands, reference, spoilt
 from tvm_mobilenet.tuning.search import CostModel, features, plan_key, propose
 from tvm_mobilenet.tuning.space import Space, plan_fault
 
@@ -84,13 +84,14 @@ def compute(workload: Any, plan: Any, target: TargetSpec) -> tuple[np.ndarray, n
     operands = make_operands(workload)
     with lowering():
         library = tvm.compile(kernel_module(workload, plan), target=target.tvm_target())
+    expected = reference(workload, operands)
     written = None
     for call in calls(workload, plan, operands):
         inputs = [written if a is None else tvm.runtime.tensor(a) for a in call.inputs]
-        written = tvm.runtime.tensor(np.full(call.shape, np.nan, np.float32))
+        last = None if call.dtype == "float32" else expected
+        written = tvm.runtime.tensor(spoilt(call.shape, last))
         library[call.symbol](*inputs, written)
     assert written is not None
-    expected = reference(workload, operands)
     return written.numpy().reshape(expected.shape), expected
 
 

@@ -17,7 +17,6 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mobilenet.elf import machine_name
 from tvm_mobilenet.errors import (
@@ -33,8 +32,9 @@ from tvm_mobilenet.rpc.deadline import Timeouts
 from tvm_mobilenet.rpc.session import BoardSession
 from tvm_mobilenet.schedule.workload import TunableWorkload
 from tvm_mobilenet.tuning.kernels import calls
+from tvm_mobilenet.tuning.operands import Array, Operands
 from tvm_mobilenet.tuning.records import canonical, plan_from, workload_from
-from tvm_mobilenet.tuning.reference import Operands, largest_error, make_operands, reference
+from tvm_mobilenet.tuning.reference import largest_error, make_operands, reference, spoilt
 from tvm_mobilenet.tuning.statistics import is_tight, typical
 from tvm_mobilenet.tuning.timing import (
     BATCH_NS,
@@ -48,8 +48,6 @@ from tvm_mobilenet.tuning.timing import (
 __all__ = ["BoardKernels"]
 
 logger = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
 
 _MOST_RUNS = 2000
 _MOST_COPIES = 16
@@ -132,7 +130,7 @@ class BoardKernels:
         self._key = ""
         self._workload: TunableWorkload
         self._operands: Operands
-        self._expected: npt.NDArray[np.float32]
+        self._expected: Array
         self._tensors: dict[bytes, Any] = {}
         self._kept_bytes = 0
         self._number = 0
@@ -342,7 +340,7 @@ class BoardKernels:
             tensors.append(tensor)
             return len(tensors) - 1
 
-        outputs = [add(self._empty(call.shape)) for call in steps]
+        outputs = [add(self._empty(call.shape, call.dtype)) for call in steps]
         arguments: dict[tuple[int, int], int] = {}
         for position, call in enumerate(steps):
             for index, array in enumerate(call.inputs):
@@ -367,21 +365,23 @@ class BoardKernels:
             )
             for variant in variants
         )
-        spoilt = [self._upload(np.full(call.shape, np.nan, np.float32)) for call in steps]
-        return _BoardKernel(session, module, name, program, tensors, outputs, spoilt)
+        nothing = [spoilt(call.shape, None) for call in steps[:-1]]
+        nothing.append(spoilt(steps[-1].shape, self._expected))
+        spoils = [self._upload(array) for array in nothing]
+        return _BoardKernel(session, module, name, program, tensors, outputs, spoils)
 
     def _copies(self, weight_bytes: int) -> int:
         if self._cost == "instructions" or not self._cold_bytes or not weight_bytes:
             return 1
         return min(_MOST_COPIES, max(2, math.ceil(self._cold_bytes / weight_bytes)))
 
-    def _empty(self, shape: Sequence[int]) -> Any:
+    def _empty(self, shape: Sequence[int], dtype: str) -> Any:
         from tvm_mobilenet._tvm import tvm
 
         session = self._board
         remote = session.remote
         place = remote.cl(_FIRST_DEVICE) if self._uses_opencl else remote.cpu(0)
-        return session.call("upload", tvm.runtime.empty, tuple(shape), "float32", place)
+        return session.call("upload", tvm.runtime.empty, tuple(shape), dtype, place)
 
     def _forget_tensors(self) -> None:
         self._tensors.clear()
@@ -390,19 +390,21 @@ class BoardKernels:
     def _upload(self, array: Any) -> Any:
         """Bring an array to the board, once for all candidates of a workload."""
         array = np.ascontiguousarray(array)
-        key = blake2b(array.tobytes(), salt=repr(array.shape).encode()[:16]).digest()
+        key = blake2b(
+            array.tobytes(), salt=repr(array.shape).encode()[:16], person=str(array.dtype).encode()
+        ).digest()
         if key not in self._tensors:
             if self._kept_bytes > _KEPT_BYTES:
                 self._forget_tensors()
             self._kept_bytes += array.nbytes
-            tensor = self._empty(array.shape)
+            tensor = self._empty(array.shape, str(array.dtype))
             self._board.call("upload", tensor.copyfrom, array)
             self._tensors[key] = tensor
         return self._tensors[key]
 
     def _copy(self, tensor: Any, array: Any) -> Any:
         """Copy a tensor on the board itself: nothing goes over the network."""
-        copy = self._empty(array.shape)
+        copy = self._empty(array.shape, str(array.dtype))
         self._board.call("upload", tensor.copyto, copy)
         return copy
 
@@ -443,7 +445,7 @@ class _BoardKernel:
         tensor = self.tensors[self.outputs[-1]]
         return self.session.call("fetch", lambda: np.asarray(tensor.numpy()))
 
-    def check(self, expected: npt.NDArray[np.float32]) -> float:
+    def check(self, expected: Array) -> float:
         """Compute once over a spoiled output and return the largest difference.
 
         Raises:

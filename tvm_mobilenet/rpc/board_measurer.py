@@ -15,7 +15,7 @@ from tvm_mobilenet.facts import BoardFacts
 from tvm_mobilenet.rpc.tracker_client import tracker_state
 from tvm_mobilenet.runtime_libs import target_machine
 from tvm_mobilenet.tuning.measurer import Entrant, Figures
-from tvm_mobilenet.tuning.tasks import floor_ms
+from tvm_mobilenet.tuning.tasks import floor_ms, products_per_fma
 from tvm_mobilenet.tuning.workers import WorkerProcess
 
 if TYPE_CHECKING:
@@ -165,10 +165,11 @@ class BoardMeasurer:
             return 0.0
         cpu = self._target.cpu
         if self._weights is not None:
-            return workload.macs / cpu.lanes(workload.dtype) * self._weights["fma"] / 1e6
+            fmas = workload.macs / products_per_fma(workload, cpu)
+            return fmas * self._weights["fma"] / 1e6
         clocks = [c.max_mhz for c in self.board_facts.cpus if c.max_mhz]
         clock_mhz = max(clocks, default=float(cpu.freq_mhz))
-        lanes = cpu.lanes(workload.dtype)
+        lanes = cpu.lanes("float32")
         peak = 2 * lanes * cpu.fma_units * self.threads * clock_mhz / 1e3
         return floor_ms(workload, cpu, peak, self.threads)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -46,6 +46,7 @@ from tvm_mobilenet.schedule.workload import (
     Epilogue,
     GatedWorkload,
     MatmulWorkload,
+    PlanSource,
     PoolWorkload,
     SeparableWorkload,
     TunableWorkload,
@@ -59,9 +60,6 @@ __all__ = ["KernelCall", "PlanSource", "Selection", "select_beside_gpu", "select
 
 logger = logging.getLogger(__name__)
 
-PlanSource = Callable[[str, TunableWorkload], Any]
-"""Given a family and a workload, the recorded plan for it, or None."""
-
 
 @dataclass(frozen=True)
 class KernelCall:
@@ -70,7 +68,6 @@ class KernelCall:
     symbol: str
     family: str
     workload: Workload
-    """Of an int8 family, one of `schedule/integer/workload.py`."""
     plan: Any
     origin: Literal["computed", "tuned"] = "computed"
 
@@ -101,12 +98,12 @@ def select_kernels(mod: IRModule, cpu: Cpu, recorded: PlanSource | None = None) 
     An operator that no family serves is left as it is, for the fallback, and logged with the
     reason. Where `recorded` has no plan, one is computed.
     """
-    mod, integer = select_integer(mod, cpu)
+    mod, integer = select_integer(mod, cpu, recorded)
     selector = _Selector(mod, cpu, recorded)
     for binding in selector.flow.bindings:
         selector.visit(binding)
     kernels = {
-        k.symbol: KernelCall(k.symbol, k.family, cast(Any, k.workload), k.plan) for k in integer
+        k.symbol: KernelCall(k.symbol, k.family, k.workload, k.plan, k.origin) for k in integer
     }
     return Selection(selector.calls.module(), kernels | selector.kernels)
 

@@ -7,14 +7,19 @@ under which a search may store a better one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from tvm_mobilenet.schedule.integer.workload import IntegerWorkload
 
 __all__ = [
     "ConvWorkload",
     "Epilogue",
+    "FloatWorkload",
     "GatedWorkload",
     "MatmulWorkload",
+    "PlanSource",
     "PoolWorkload",
     "SeparableWorkload",
     "TunableWorkload",
@@ -212,10 +217,15 @@ class GatedWorkload:
         return self.pointwise.bytes + _ITEM_BYTES[self.dtype] * self.batch * self.pointwise.depth
 
 
-TunableWorkload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload | GatedWorkload
+FloatWorkload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload | GatedWorkload
+
+TunableWorkload = FloatWorkload | IntegerWorkload
 """What a search may look for better plans for."""
 
 Workload = TunableWorkload
+
+PlanSource = Callable[[str, TunableWorkload], Any]
+"""Given a family and a workload, the recorded plan for it, or None."""
 
 
 def describe(workload: Workload) -> dict[str, Any]:

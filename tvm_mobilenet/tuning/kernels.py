@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from tvm_mobilenet._tvm import IRModule, PrimFunc
 from tvm_mobilenet.schedule.convolution import ConvPlan, pack_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan, pack_depthwise, write_depthwise
 from tvm_mobilenet.schedule.gated import GatedPlan, write_gated
+from tvm_mobilenet.schedule.integer.workload import IntegerWorkload
 from tvm_mobilenet.schedule.mali import families
 from tvm_mobilenet.schedule.mali.families import GpuPlan
 from tvm_mobilenet.schedule.matmul import MatmulPlan, pack_matmul, write_matmul
@@ -25,12 +23,12 @@ from tvm_mobilenet.schedule.workload import (
     SeparableWorkload,
     TunableWorkload,
 )
+from tvm_mobilenet.tuning.integer_kernels import IntegerPlan, packed_inputs, write_integer
+from tvm_mobilenet.tuning.operands import Array, Operands
 from tvm_mobilenet.tuning.records import Plan
-from tvm_mobilenet.tuning.reference import Operands, output_shape
+from tvm_mobilenet.tuning.reference import output_dtype, output_shape
 
 __all__ = ["Call", "calls", "kernel_module"]
-
-Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,8 @@ class Call:
     weights: frozenset[int]
     """Positions in `inputs` of what a model holds as constants."""
     shape: tuple[int, ...]
+    dtype: str = "float32"
+    """Of what it writes."""
 
 
 def kernel_module(workload: TunableWorkload, plan: Plan) -> IRModule:
@@ -58,6 +58,9 @@ def kernel_module(workload: TunableWorkload, plan: Plan) -> IRModule:
 def _functions(workload: TunableWorkload, plan: Plan) -> dict[str, PrimFunc]:
     if isinstance(plan, GpuPlan):
         return {"first": families.write(workload, plan)}
+    if isinstance(workload, IntegerWorkload):
+        assert isinstance(plan, IntegerPlan)
+        return {"first": write_integer(workload, plan)}
     if isinstance(workload, SeparableWorkload):
         shape = output_shape(workload)
         if isinstance(plan, ApartPlan):
@@ -104,6 +107,12 @@ def calls(workload: TunableWorkload, plan: Plan, operands: Operands) -> list[Cal
         weights = [] if operands.weights is None else [families.pack(operands.weights, plan)]
         read = [operands.x] if operands.gate is None else [operands.x, operands.gate]
         return [_call("first", [*read, *weights, *_rest(operands)], len(read), shape, operands)]
+    if isinstance(workload, IntegerWorkload):
+        assert isinstance(plan, IntegerPlan)
+        arrays = tuple(packed_inputs(workload, plan, operands))
+        inputs_end = 1 if operands.weights is not None else len(arrays)
+        constants = frozenset(range(inputs_end, len(arrays)))
+        return [Call("first", arrays, constants, shape, output_dtype(workload))]
     if isinstance(workload, SeparableWorkload):
         assert operands.first is not None
         assert operands.weights is not None

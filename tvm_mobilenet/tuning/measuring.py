@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mobilenet._tvm import tvm
 from tvm_mobilenet.compute_thread import ComputeThread
 from tvm_mobilenet.schedule.workload import TunableWorkload
 from tvm_mobilenet.tuning.kernels import calls
+from tvm_mobilenet.tuning.operands import Array, Operands
 from tvm_mobilenet.tuning.records import canonical, plan_from, workload_from
-from tvm_mobilenet.tuning.reference import Operands, largest_error, make_operands, reference
+from tvm_mobilenet.tuning.reference import largest_error, make_operands, reference, spoilt
 from tvm_mobilenet.tuning.statistics import is_tight, typical
 from tvm_mobilenet.tuning.stock_call import stock_call
 from tvm_mobilenet.tuning.stock_plan import StockPlan
@@ -53,7 +53,7 @@ class LocalKernels:
         self._key = ""
         self._workload: TunableWorkload
         self._operands: Operands
-        self._expected: npt.NDArray[np.float32]
+        self._expected: Array
 
     def __call__(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one request."""
@@ -119,7 +119,7 @@ class LocalKernels:
             ]
             for call in steps
         ]
-        outputs = [to_tensor(np.full(call.shape, np.nan, np.float32)) for call in steps]
+        outputs = [to_tensor(np.zeros(call.shape, call.dtype)) for call in steps]
         variants = []
         for _ in range(copies if weight_bytes else 1):
             bound: list[Callable[[], Any]] = []
@@ -172,14 +172,15 @@ class Kernel:
     """Runs that are timed as one."""
     _turn: int = 0
 
-    def check(self, expected: npt.NDArray[np.float32]) -> float:
+    def check(self, expected: Array) -> float:
         """Compute once over a spoiled output and return the largest difference.
 
         Raises:
             WrongResultError: it is beyond the tolerance.
         """
-        for output in self.outputs:
-            output.copyfrom(np.full(output.shape, np.nan, np.float32))
+        for output in self.outputs[:-1]:
+            output.copyfrom(spoilt(output.shape, None))
+        self.outputs[-1].copyfrom(spoilt(self.outputs[-1].shape, expected))
         self._run()
         return largest_error(self.outputs[-1].numpy(), expected)
 

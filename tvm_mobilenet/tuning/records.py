@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,16 @@ from tvm_mobilenet.records import Record
 from tvm_mobilenet.schedule.convolution import ConvPlan
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan
 from tvm_mobilenet.schedule.gated import GatedPlan
+from tvm_mobilenet.schedule.integer.depthwise import IntegerDepthwisePlan
+from tvm_mobilenet.schedule.integer.elementwise import ElementwisePlan
+from tvm_mobilenet.schedule.integer.matmul import IntegerMatmulPlan
+from tvm_mobilenet.schedule.integer.workload import (
+    IntegerAddWorkload,
+    IntegerConvWorkload,
+    IntegerMatmulWorkload,
+    IntegerPoolWorkload,
+    QuantizeWorkload,
+)
 from tvm_mobilenet.schedule.mali.convolution import GpuConvPlan
 from tvm_mobilenet.schedule.mali.depthwise import GpuDepthwisePlan
 from tvm_mobilenet.schedule.mali.families import GpuPlan
@@ -74,6 +84,9 @@ Plan = (
     | ApartPlan
     | GatedPlan
     | GpuPlan
+    | IntegerMatmulPlan
+    | IntegerDepthwisePlan
+    | ElementwisePlan
     | StockPlan
 )
 
@@ -83,6 +96,11 @@ _WORKLOADS: dict[str, type] = {
     "separable": SeparableWorkload,
     "pool": PoolWorkload,
     "gated": GatedWorkload,
+    "integer-matmul": IntegerMatmulWorkload,
+    "integer-conv": IntegerConvWorkload,
+    "integer-pool": IntegerPoolWorkload,
+    "integer-add": IntegerAddWorkload,
+    "quantize": QuantizeWorkload,
 }
 _PLANS: dict[str, type] = {
     "matmul": MatmulPlan,
@@ -96,8 +114,15 @@ _PLANS: dict[str, type] = {
     "gpu-conv": GpuConvPlan,
     "gpu-pool": GpuPoolPlan,
     "gated": GatedPlan,
+    "integer-matmul": IntegerMatmulPlan,
+    "integer-depthwise": IntegerDepthwisePlan,
+    "elementwise": ElementwisePlan,
     "stock": StockPlan,
 }
+_SHORT = frozenset({"integer-matmul", "integer-conv", "integer-depthwise", "integer-pool"})
+_SHORT |= {"integer-add", "quantize", "elementwise"}
+"""Kinds of which what is at its default is not spelled: a field that comes later, and whose default
+is what was before, leaves their records as they are."""
 
 
 class LineError(ValueError):
@@ -269,7 +294,21 @@ def layout_of(workload: TunableWorkload) -> str:
 
 def _tagged(kinds: dict[str, type], value: Any) -> dict[str, Any]:
     kind = next(name for name, cls in kinds.items() if type(value) is cls)
-    return {"kind": kind, **_plain(asdict(value))}
+    return {"kind": kind, **_plain(_shortened(value) if kind in _SHORT else asdict(value))}
+
+
+def _shortened(value: Any) -> Any:
+    """Return a dataclass as plain data, without the fields that are at their default.
+
+    A field that is called as the tag is has a line below it.
+    """
+    if not is_dataclass(value):
+        return value
+    return {
+        "kind_" if field.name == "kind" else field.name: _shortened(item)
+        for field in fields(value)
+        if (item := getattr(value, field.name)) != field.default
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -286,9 +325,11 @@ def _untagged(kinds: dict[str, type], data: dict[str, Any], what: str) -> Any:
     cls = kinds.get(data.get("kind", ""))
     if cls is None:
         raise LineError(f"its {what} is of kind {data.get('kind')!r}; known: {', '.join(kinds)}")
-    fields = {key: item for key, item in data.items() if key != "kind"}
+    content = {key: item for key, item in data.items() if key != "kind"}
+    if "kind_" in content:
+        content["kind"] = content.pop("kind_")
     try:
-        value = _adapter(cls).validate_python(fields)
+        value = _adapter(cls).validate_python(content)
     except (ValidationError, TypeError) as err:
         reason = err.errors()[0]["msg"] if isinstance(err, ValidationError) else str(err)
         raise LineError(f"its {what} is not one of this version: {reason}") from None

@@ -6,11 +6,11 @@ all, and an activation cuts off some of them, not all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from tvm_mobilenet.schedule.integer.workload import IntegerWorkload
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
     Epilogue,
@@ -20,44 +20,38 @@ from tvm_mobilenet.schedule.workload import (
     SeparableWorkload,
     TunableWorkload,
 )
+from tvm_mobilenet.tuning.integer_reference import (
+    compute_integer,
+    integer_operands,
+    integer_output,
+)
+from tvm_mobilenet.tuning.operands import Array, Operands
 
 __all__ = [
+    "Array",
     "Operands",
     "WrongResultError",
     "largest_error",
     "make_operands",
+    "output_dtype",
     "output_shape",
     "reference",
+    "spoilt",
 ]
-
-Array = npt.NDArray[np.float32]
 
 _TOLERANCE = 1e-4
 """Outputs are of the order of one. Sums of a few thousand products in another order differ by about
-1e-6 of that; a tap left out or a row missed by more than 1e-2."""
+1e-6 of that; a tap left out or a row missed by more than 1e-2. Whole numbers must be equal."""
 
 
 class WrongResultError(Exception):
     """A kernel computes something else than its workload."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Operands:
-    """Everything that a workload reads, as a model holds it: nothing is packed."""
-
-    x: Array
-    weights: Array | None = None
-    """(depth, columns) of a product, (channels out, channels in, kH, kW) of a convolution."""
-    bias: Array | None = None
-    residual: Array | None = None
-    gate: Array | None = None
-    """(images, depth), what the channels of each image's rows are multiplied by."""
-    first: Operands | None = None
-    """Of a pair: what its depthwise convolution reads; `x` is then empty."""
-
-
 def make_operands(workload: TunableWorkload, seed: int = 0) -> Operands:
     """Return seeded operands for a workload."""
+    if isinstance(workload, IntegerWorkload):
+        return integer_operands(workload, seed)
     rng = np.random.default_rng(seed)
     if isinstance(workload, SeparableWorkload):
         first = make_operands(workload.depthwise, seed)
@@ -96,6 +90,8 @@ def make_operands(workload: TunableWorkload, seed: int = 0) -> Operands:
 
 def output_shape(workload: TunableWorkload) -> tuple[int, ...]:
     """Return the shape of a workload's output."""
+    if isinstance(workload, IntegerWorkload):
+        return integer_output(workload)[0]
     if isinstance(workload, SeparableWorkload):
         w = workload.depthwise
         return (w.batch, w.out_height, w.out_width, workload.pointwise.columns)
@@ -108,8 +104,15 @@ def output_shape(workload: TunableWorkload) -> tuple[int, ...]:
     return (workload.batch, workload.out_height, workload.out_width, workload.out_channels)
 
 
+def output_dtype(workload: TunableWorkload) -> str:
+    """Return the element type of a workload's output."""
+    return integer_output(workload)[1] if isinstance(workload, IntegerWorkload) else "float32"
+
+
 def reference(workload: TunableWorkload, operands: Operands) -> Array:
     """Compute a workload."""
+    if isinstance(workload, IntegerWorkload):
+        return compute_integer(workload, operands)
     if isinstance(workload, SeparableWorkload):
         assert operands.first is not None
         between = reference(workload.depthwise, operands.first)
@@ -132,12 +135,32 @@ def reference(workload: TunableWorkload, operands: Operands) -> Array:
     return _finish(y, workload.epilogue, operands)
 
 
+def spoilt(shape: tuple[int, ...], expected: Array | None) -> Array:
+    """Return what an output holds before a check: nothing that could pass for a result.
+
+    Args:
+        shape: of the output.
+        expected: what is to be in it afterwards; None for what lies between two kernels.
+    """
+    if expected is None or expected.dtype.kind == "f":
+        return np.full(shape, np.nan, np.float32)
+    return np.asarray(~expected).reshape(shape)
+
+
 def largest_error(found: Array, expected: Array) -> float:
-    """Return the largest difference of what a kernel wrote over NaN to the reference.
+    """Return the largest difference of what a kernel wrote over `spoilt` to the reference.
 
     Raises:
         WrongResultError: it is beyond the tolerance, or something was not written.
     """
+    if expected.dtype.kind != "f":
+        steps = np.abs(found.reshape(expected.shape).astype(np.int64) - expected)
+        if steps.any():
+            share = 100 * float(np.mean(steps != 0))
+            raise WrongResultError(
+                f"wrong result: {share:.1f} % of the whole numbers differ, by up to {steps.max()}"
+            )
+        return 0.0
     difference = np.abs(found.reshape(expected.shape) - expected)
     if not np.isfinite(difference).all():
         share = 100 * float(np.mean(~np.isfinite(difference)))

@@ -18,6 +18,7 @@ import numpy as np
 from tvm_mobilenet.schedule.convolution import ConvPlan
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan
 from tvm_mobilenet.schedule.gated import GatedPlan
+from tvm_mobilenet.schedule.integer.workload import IntegerWorkload
 from tvm_mobilenet.schedule.mali.families import GpuPlan
 from tvm_mobilenet.schedule.matmul import MatmulPlan
 from tvm_mobilenet.schedule.pool import PoolPlan
@@ -31,6 +32,8 @@ from tvm_mobilenet.schedule.workload import (
     TunableWorkload,
 )
 from tvm_mobilenet.tuning.gpu_space import gpu_features
+from tvm_mobilenet.tuning.integer_features import integer_features
+from tvm_mobilenet.tuning.integer_kernels import IntegerPlan
 from tvm_mobilenet.tuning.records import Plan, canonical, plan_to_json
 from tvm_mobilenet.tuning.target_space import AnySpace
 
@@ -47,6 +50,9 @@ _EXPLORE = 4
 _LEAST_ROWS = 16
 _MOST_ROWS = 4000
 _TREES = 50
+
+
+_FEATURES = 32
 
 
 def plan_key(plan: Plan) -> str:
@@ -137,6 +143,10 @@ def features(workload: TunableWorkload, plan: Plan, cpu: Cpu) -> list[float]:
     """Return what a plan's speed may depend on, as numbers."""
     if isinstance(plan, GpuPlan):
         return gpu_features(workload, plan)
+    if isinstance(workload, IntegerWorkload):
+        assert isinstance(plan, IntegerPlan)
+        found = integer_features(workload, plan, cpu)
+        return found + [0.0] * (_FEATURES - len(found))
     if isinstance(workload, SeparableWorkload):
         if isinstance(plan, ApartPlan):
             return [

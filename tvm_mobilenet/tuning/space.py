@@ -13,6 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tvm_mobilenet.schedule.integer.workload import (
+    IntegerAddWorkload,
+    IntegerConvWorkload,
+    IntegerMatmulWorkload,
+    IntegerPoolWorkload,
+    QuantizeWorkload,
+)
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
     GatedWorkload,
@@ -22,7 +29,17 @@ from tvm_mobilenet.schedule.workload import (
     TunableWorkload,
 )
 from tvm_mobilenet.tuning.records import Plan, canonical, plan_to_json
-from tvm_mobilenet.tuning.spaces import convolution, depthwise, gated, matmul, pair, pool
+from tvm_mobilenet.tuning.spaces import (
+    convolution,
+    depthwise,
+    elementwise,
+    gated,
+    integer_depthwise,
+    integer_product,
+    matmul,
+    pair,
+    pool,
+)
 from tvm_mobilenet.tuning.spaces.common import Dimension, at, changed
 
 if TYPE_CHECKING:
@@ -119,9 +136,15 @@ def _family(workload: TunableWorkload) -> Any:
     """Return the module that knows the space of a workload."""
     if isinstance(workload, ConvWorkload):
         return depthwise if workload.is_depthwise else convolution
+    if isinstance(workload, IntegerConvWorkload):
+        return integer_depthwise if workload.is_depthwise else integer_product
     return {
         GatedWorkload: gated,
+        IntegerAddWorkload: elementwise,
+        IntegerMatmulWorkload: integer_product,
+        IntegerPoolWorkload: elementwise,
         MatmulWorkload: matmul,
         PoolWorkload: pool,
+        QuantizeWorkload: elementwise,
         SeparableWorkload: pair,
     }[type(workload)]

@@ -13,6 +13,14 @@ import onnx
 from tvm_mobilenet.frontend.importer import import_onnx
 from tvm_mobilenet.frontend.pipeline import canonicalize
 from tvm_mobilenet.schedule.dispatch import select_for
+from tvm_mobilenet.schedule.integer.isa import products_per_instruction
+from tvm_mobilenet.schedule.integer.workload import (
+    IntegerAddWorkload,
+    IntegerMatmulWorkload,
+    IntegerPoolWorkload,
+    IntegerWorkload,
+    QuantizeWorkload,
+)
 from tvm_mobilenet.schedule.threads import CACHE_BYTES_PER_CYCLE
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
@@ -29,7 +37,7 @@ from tvm_mobilenet.tuning.space import Space
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu, TargetSpec
 
-__all__ = ["ModelTasks", "Task", "floor_ms", "largest", "model_tasks"]
+__all__ = ["ModelTasks", "Task", "floor_ms", "largest", "model_tasks", "products_per_fma"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,12 @@ def _spell(w: TunableWorkload) -> str:
         return f"{_spell(w.depthwise)} > {w.pointwise.columns}"
     if isinstance(w, GatedWorkload):
         return _spell(w.pointwise)
-    if isinstance(w, MatmulWorkload):
+    if isinstance(w, MatmulWorkload | IntegerMatmulWorkload):
         return f"{w.rows}x{w.depth}x{w.columns}"
-    if isinstance(w, PoolWorkload):
+    if isinstance(w, PoolWorkload | IntegerPoolWorkload | QuantizeWorkload):
         return f"{w.pixels}x{w.channels}"
+    if isinstance(w, IntegerAddWorkload):
+        return f"{w.elements}"
     stride = f"/{w.stride[0]}" if w.stride != (1, 1) else ""
     channels = f"{w.in_channels}" if w.is_depthwise else f"{w.in_channels} > {w.out_channels}"
     return f"{w.height}x{w.width}x{channels}{stride}"
@@ -109,14 +119,23 @@ def largest(tasks: Sequence[Task], most: int | None) -> list[Task]:
     return [task for task in tasks if task in kept]
 
 
+def products_per_fma(workload: TunableWorkload, cpu: Cpu) -> int:
+    """Return how many multiply-adds one instruction of a kernel for the workload does at best."""
+    if isinstance(workload, IntegerWorkload):
+        return products_per_instruction(cpu)
+    return cpu.lanes(workload.dtype)
+
+
 def floor_ms(workload: TunableWorkload, cpu: Cpu, peak_gflops: float, threads: int) -> float:
     """Return what no kernel can beat: its multiply-adds at the peak, or its bytes.
 
-    The clock is taken from the peak, and the bytes come at the rate of the cores' caches.
+    The clock is taken from the peak, that of float32; instructions that multiply bytes are taken
+    to begin as often. The bytes come at the rate of the cores' caches.
     """
-    lanes = cpu.lanes(workload.dtype)
+    lanes = cpu.lanes("float32")
     clock_ghz = peak_gflops / (2 * lanes * cpu.fma_units * threads)
-    compute = 2 * workload.macs / peak_gflops / 1e6
+    per_second = clock_ghz * cpu.fma_units * threads * products_per_fma(workload, cpu)
+    compute = workload.macs / per_second / 1e6
     traffic = workload.bytes / (CACHE_BYTES_PER_CYCLE * clock_ghz * threads) / 1e6
     if isinstance(workload, ConvWorkload) and not workload.is_depthwise:
         return compute

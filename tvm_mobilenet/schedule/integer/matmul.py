@@ -17,6 +17,7 @@ from tvm_mobilenet._tvm import PrimFunc
 from tvm_mobilenet.schedule.emit import KernelWriter, Parameter, task_loop, write_kernel
 from tvm_mobilenet.schedule.integer.isa import ProductName, arithmetic, best_product
 from tvm_mobilenet.schedule.integer.products import Remainder, make_product
+from tvm_mobilenet.schedule.integer.requantize import Arithmetic
 from tvm_mobilenet.schedule.integer.rows import CHUNK, PlainRows, Rows
 from tvm_mobilenet.schedule.integer.tile_loops import Tiles
 from tvm_mobilenet.schedule.integer.tiles import product_tiles
@@ -24,7 +25,6 @@ from tvm_mobilenet.schedule.integer.workload import IntegerMatmulWorkload
 from tvm_mobilenet.schedule.threads import CACHE_BYTES_PER_CYCLE, LAUNCH_CYCLES
 
 if TYPE_CHECKING:
-    from tvm_mobilenet.schedule.integer.requantize import Arithmetic
     from tvm_mobilenet.targets import Cpu
 
 __all__ = [
@@ -74,6 +74,26 @@ class IntegerMatmulPlan:
             return self.chunk
         return {"sdot": 4, "smmla": 8, "vnni": 4, "pairs": 2, "plain": 1}[self.product]
 
+    def fitted(self, workload: IntegerMatmulWorkload) -> IntegerMatmulPlan:
+        """Return the same plan without what exceeds a workload."""
+        turns = workload.depth // (CHUNK if self.product in ("sdot", "smmla") else self.step)
+        if self.product == "mlal":
+            # The first chunk begins the sums, before the loop.
+            turns = math.ceil(workload.depth / CHUNK) * CHUNK // self.chunk - 1
+        plan = replace(
+            self,
+            row_tile=min(self.row_tile, workload.rows),
+            column_vectors=min(self.column_vectors, math.ceil(workload.columns / self.lanes)),
+            unroll=max(1, min(self.unroll, turns)),
+        )
+        width = plan.column_vectors * plan.lanes
+        items, others = workload.rows // plan.row_tile, math.ceil(workload.columns / width)
+        if plan.outer == "columns":
+            items, others = workload.columns // width, math.ceil(workload.rows / plan.row_tile)
+        # Where the other loop has one turn, and no thread takes tasks, blocks change nothing.
+        is_idle = others == 1 and not plan.is_parallel
+        return replace(plan, block=1 if is_idle else max(1, min(plan.block, items)))
+
     def panels(self, columns: int) -> list[tuple[int, int]]:
         """Return (first column, vectors) of each panel; the last vector may be partly empty."""
         vectors = math.ceil(columns / self.lanes)
@@ -98,7 +118,7 @@ def plan_integer_matmul(workload: IntegerMatmulWorkload, cpu: Cpu) -> IntegerMat
     )
     row_tiles = math.ceil(workload.rows / row_tile)
     panels = math.ceil(workload.columns / (lanes * vectors))
-    return IntegerMatmulPlan(
+    plan = IntegerMatmulPlan(
         product=product,
         row_tile=row_tile,
         column_vectors=vectors,
@@ -110,6 +130,7 @@ def plan_integer_matmul(workload: IntegerMatmulWorkload, cpu: Cpu) -> IntegerMat
         is_parallel=_pays_to_parallelize(workload, product, cpu),
         arithmetic=arithmetic(cpu),
     )
+    return plan.fitted(workload)
 
 
 def _tile_cost(

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from tvm_mobilenet.schedule.integer.elementwise import (
     write_integer_pool,
     write_quantize,
 )
+from tvm_mobilenet.schedule.integer.generic import generic
 from tvm_mobilenet.schedule.integer.matmul import (
     can_multiply,
     pack_integer_matmul,
@@ -75,9 +76,12 @@ class IntegerKernel:
     family: str
     workload: IntegerWorkload
     plan: Any
+    origin: Literal["computed", "tuned"] = "computed"
 
 
-def select_integer(mod: IRModule, cpu: Cpu) -> tuple[IRModule, list[IntegerKernel]]:
+def select_integer(
+    mod: IRModule, cpu: Cpu, recorded: Callable[[str, IntegerWorkload], Any] | None = None
+) -> tuple[IRModule, list[IntegerKernel]]:
     """Replace each integer operator by a call of a kernel written for it.
 
     Rewrite:
@@ -86,9 +90,10 @@ def select_integer(mod: IRModule, cpu: Cpu) -> tuple[IRModule, list[IntegerKerne
     Shapes:
         x (N, H, W, C) int8 or uint8, w (O, kH, kW, I/g) int8, result (N, H, W, O).
 
-    A module without integer operators is returned as it is.
+    A module without integer operators is returned as it is. Where `recorded` has no plan for the
+    generic workload of a kernel, one is computed.
     """
-    selector = _IntegerSelector(mod, cpu)
+    selector = _IntegerSelector(mod, cpu, recorded)
     for binding in selector.flow.bindings:
         selector.visit(binding)
     if not selector.kernels:
@@ -97,7 +102,11 @@ def select_integer(mod: IRModule, cpu: Cpu) -> tuple[IRModule, list[IntegerKerne
 
 
 class _IntegerSelector:
-    def __init__(self, mod: IRModule, cpu: Cpu) -> None:
+    def __init__(
+        self, mod: IRModule, cpu: Cpu, recorded: Callable[[str, IntegerWorkload], Any] | None
+    ) -> None:
+        self._recorded = recorded or (lambda _family, _workload: None)
+        self._tuned: set[tuple[str, IntegerWorkload]] = set()
         self.flow = Dataflow(mod)
         self.calls = KernelCalls(self.flow)
         self.kernels: list[IntegerKernel] = []
@@ -158,7 +167,7 @@ class _IntegerSelector:
         bias, scale = self._end(tail, weight.reshape(channels, -1).T)
         workload = replace(workload, requantize=tail.requantize)
         if workload.is_depthwise and tail.requantize is not None:
-            depthwise = plan_integer_depthwise(workload, self._cpu)
+            depthwise = self._plan("int8_depthwise", workload, plan_integer_depthwise)
             filters = pack_integer_depthwise(weight[:, :, :, 0], bias, scale, dtype, depthwise)
             self._place(
                 tail,
@@ -176,7 +185,7 @@ class _IntegerSelector:
                 tail, "int8_pointwise", source, weight.reshape(channels, -1).T, bias, scale
             )
             return None
-        plan = plan_integer_conv(workload, self._cpu)
+        plan = self._plan("int8_conv", workload, plan_integer_conv)
         packed = pack_integer_conv(weight, bias, scale, dtype, plan)
         self._place(
             tail,
@@ -220,7 +229,7 @@ class _IntegerSelector:
             dtype="int8" if dtype == "int8" else "uint8",
             requantize=tail.requantize,
         )
-        plan = plan_integer_matmul(workload, self._cpu)
+        plan = self._plan(family, workload, plan_integer_matmul)
         packed = pack_integer_matmul(matrix, bias, scale, dtype, plan)
         self._place(
             tail,
@@ -258,7 +267,7 @@ class _IntegerSelector:
             dtype="int8" if dtype == "int8" else "uint8",
             requantize=replace(tail.requantize, may_overflow=not safe),
         )
-        plan = plan_elementwise(workload, self._cpu)
+        plan = self._plan("int8_pool", workload, plan_elementwise)
         y_shape = static_shape(tail.last)
         self._place(
             tail,
@@ -302,7 +311,7 @@ class _IntegerSelector:
             b_factor=b_factor,
             requantize=replace(tail.requantize, may_overflow=not safe),
         )
-        plan = plan_elementwise(workload, self._cpu)
+        plan = self._plan("int8_add", workload, plan_elementwise)
         self._place(
             tail,
             "int8_add",
@@ -355,7 +364,7 @@ class _IntegerSelector:
             step=step,
             requantize=replace(tail.requantize, may_overflow=True),
         )
-        plan = plan_elementwise(workload, self._cpu)
+        plan = self._plan("int8_quantize", workload, plan_elementwise)
         x_shape, y_shape = static_shape(x), static_shape(tail.last)
         self._place(
             tail,
@@ -392,6 +401,14 @@ class _IntegerSelector:
             tail.requantize = replace(tail.requantize, may_overflow=not safe)
         return bias, scale
 
+    def _plan(self, family: str, workload: Any, compute: Callable[..., Any]) -> Any:
+        """Return the plan recorded for the generic workload, or the computed one."""
+        plan = self._recorded(family, generic(workload))
+        if plan is None:
+            return compute(workload, self._cpu)
+        self._tuned.add((family, workload))
+        return plan
+
     def _place(
         self,
         tail: IntegerTail,
@@ -405,4 +422,6 @@ class _IntegerSelector:
         what = (workload, plan)
         symbol = self.calls.put(family, what, inputs, tail.last, tail.members, write)
         if symbol is not None:
-            self.kernels.append(IntegerKernel(symbol, family, workload, plan))
+            is_tuned = (family, workload) in self._tuned
+            origin: Literal["computed", "tuned"] = "tuned" if is_tuned else "computed"
+            self.kernels.append(IntegerKernel(symbol, family, workload, plan, origin))

@@ -179,6 +179,11 @@ class IntegerAddWorkload:
     requantize: Requantize
 
     @property
+    def dtype(self) -> IntegerDtype:
+        """Of a."""
+        return self.a_dtype
+
+    @property
     def macs(self) -> int:
         """A sum has no multiply-adds."""
         return 0
@@ -199,6 +204,11 @@ class QuantizeWorkload:
     step: float
     """A float32 number."""
     requantize: Requantize
+
+    @property
+    def dtype(self) -> IntegerDtype:
+        """Of y."""
+        return self.requantize.dtype
 
     @property
     def macs(self) -> int:

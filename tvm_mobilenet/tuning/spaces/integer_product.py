@@ -1,0 +1,97 @@
+"""Integer matrix products, unrolled convolutions among them: tile, sums, loops, threads.
+
+There are no blocks of the depth: totals would be stored and loaded between them, and a panel of
+the deepest layers (1024 bytes of 16 to 96 columns) streams from the L2 cache as fast as it is used.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from tvm_mobilenet.schedule.integer.convolution import unrolled
+from tvm_mobilenet.schedule.integer.matmul import IntegerMatmulPlan, plan_integer_matmul
+from tvm_mobilenet.schedule.integer.rows import CHUNK
+from tvm_mobilenet.schedule.integer.tiles import tile_registers
+from tvm_mobilenet.schedule.integer.workload import IntegerConvWorkload, IntegerMatmulWorkload
+from tvm_mobilenet.tuning.spaces.common import (
+    Change,
+    frozen_fault,
+    kind_fault,
+    range_fault,
+    register_fault,
+    split,
+)
+
+if TYPE_CHECKING:
+    from tvm_mobilenet.targets import Cpu
+
+    Product = IntegerMatmulWorkload | IntegerConvWorkload
+
+__all__ = ["dimensions", "fault", "normal", "start"]
+
+_FREE = frozenset({"row_tile", "column_vectors", "unroll", "outer", "block", "is_parallel"})
+_MOST_ROWS = 24
+_MOST_VECTORS = 8
+_UNROLLED = (1, 2, 4, 8)
+_BLOCKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+_SUMS = ({"sums": 4, "chunk": 32}, {"sums": 2, "chunk": 32}, {"sums": 2, "chunk": 16})
+"""How `mlal` may sum in 16 bits: four products lie eight bytes apart, in 32."""
+
+
+def _product(w: Product) -> IntegerMatmulWorkload:
+    return w if isinstance(w, IntegerMatmulWorkload) else unrolled(w)
+
+
+@functools.lru_cache(maxsize=1024)
+def start(w: Product, cpu: Cpu) -> IntegerMatmulPlan:
+    """Compute the plan."""
+    return plan_integer_matmul(_product(w), cpu)
+
+
+def dimensions(
+    w: Product, plan: IntegerMatmulPlan, cpu: Cpu, *, is_split_free: bool
+) -> list[list[Change]]:
+    """Return what may be changed: tile, sums, turns written out, loop outside, blocks, threads."""
+    tiles: list[Change] = [
+        {"row_tile": rows, "column_vectors": vectors}
+        for vectors in range(1, _MOST_VECTORS + 1)
+        for rows in range(1, min(_MOST_ROWS, _product(w).rows) + 1)
+        if tile_registers(plan.product, rows, vectors) <= cpu.vector_registers
+    ]
+    deep = plan.product == "mlal" and _product(w).depth >= 2 * CHUNK
+    return [
+        tiles,
+        [dict(sums) for sums in _SUMS] if deep else [],
+        [{"unroll": turns} for turns in _UNROLLED],
+        [{"outer": "rows"}, {"outer": "columns"}],
+        [{"block": block} for block in _BLOCKS],
+        split(cpu, is_split_free),
+    ]
+
+
+def normal(w: Product, plan: IntegerMatmulPlan) -> IntegerMatmulPlan:
+    """Cut what exceeds the workload."""
+    return plan.fitted(_product(w))
+
+
+def fault(w: Product, plan: Any, cpu: Cpu) -> str | None:
+    """Return why a plan cannot be used."""
+    wrong = kind_fault(plan, IntegerMatmulPlan)
+    if wrong is not None:
+        return wrong
+    product, computed = _product(w), start(w, cpu)
+    deep = computed.product == "mlal" and product.depth >= 2 * CHUNK
+    free = _FREE | {"sums", "chunk"} if deep else _FREE
+    wrong = (
+        frozen_fault(plan, computed, free)
+        or range_fault("row_tile", plan.row_tile, min(_MOST_ROWS, product.rows))
+        or range_fault("column_vectors", plan.column_vectors, _MOST_VECTORS)
+        or range_fault("unroll", plan.unroll, _UNROLLED[-1])
+        or range_fault("block", plan.block, _BLOCKS[-1])
+    )
+    if wrong is not None:
+        return wrong
+    if deep and {"sums": plan.sums, "chunk": plan.chunk} not in _SUMS:
+        return f"sums of {plan.sums} in chunks of {plan.chunk} bytes are not written"
+    return register_fault(tile_registers(plan.product, plan.row_tile, plan.column_vectors), cpu)
