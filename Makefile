@@ -27,7 +27,7 @@ fi; \
 echo "no $(2) here: install $(1); without it its tests are skipped" >&2
 endef
 
-.PHONY: help venv emulator browser opencl run test test-slow lint format bench bench-families logs-arm logs-zen3 clean
+.PHONY: help venv emulator browser opencl opencl-intel run test test-slow lint format bench bench-families logs-arm logs-zen3 clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,14 @@ opencl:  ## install an OpenCL device that is this processor, with apt
 	@if test -e /usr/include/CL/cl.h && ls /etc/OpenCL/vendors/*.icd >/dev/null 2>&1 && \
 	    command -v g++ >/dev/null && command -v aarch64-linux-gnu-g++ >/dev/null; then exit 0; fi; \
 	$(call apt_install,$(OPENCL),OpenCL device)
+
+# Another vendor's driver, with half precision, for the tests that are skipped without it: 0.8 GB, and so
+# in an environment of its own. The pins are what those tests were passed with.
+INTEL := build/opencl-intel
+INTEL_PACKAGES := intel-opencl-rt==2026.2.0 intel-cmplr-lib-rt==2026.2.0
+opencl-intel: $(STAMP)  ## install Intel's OpenCL driver for processors, from PyPI, for some tests
+	@test -e $(INTEL)/lib/libintelocl.so || { $(BIN)/python -m venv $(INTEL) && \
+	  $(INTEL)/bin/python -m pip install --quiet --disable-pip-version-check $(INTEL_PACKAGES); }
 
 test: lint emulator browser opencl  ## lint, types and the tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"

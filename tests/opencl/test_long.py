@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests.opencl.drivers import run_suites
 from tvm_mobilenet.artifact import Artifact
 from tvm_mobilenet.executor import LocalExecutor
 from tvm_mobilenet.inputs import seeded
@@ -16,7 +14,6 @@ from tvm_mobilenet.process_memory import resident_bytes
 
 pytestmark = [pytest.mark.opencl, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
 SANITIZERS = (
     "g++ -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
 )
@@ -29,20 +26,14 @@ def shared_library(name: str) -> str:
 
 @pytest.mark.parametrize("name", ["memory", "kernels", "program_cache", "timer"])
 def test_sanitizers_find_nothing(device, name: str):
-    environment = {
-        **os.environ,
-        "TVM_MOBILENET_CXX": SANITIZERS,
-        "LD_PRELOAD": " ".join(map(shared_library, ("libasan.so", "libubsan.so"))),
+    said = run_suites(
+        name,
+        TVM_MOBILENET_CXX=SANITIZERS,
+        LD_PRELOAD=" ".join(map(shared_library, ("libasan.so", "libubsan.so"))),
         # Python and the driver keep what they need to the end; leaks are looked for below.
-        "ASAN_OPTIONS": "detect_leaks=0",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    command.append(str(ROOT / f"tests/opencl/test_{name}.py"))
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        ASAN_OPTIONS="detect_leaks=0",
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "Sanitizer" not in done.stderr
+    assert "Sanitizer" not in said
 
 
 def test_ten_thousand_inferences_leave_nothing_behind(colour: Artifact):
