@@ -1,11 +1,13 @@
 """Every integer kernel against exact integer arithmetic, on this machine.
 
-The plans of processors with VNNI run here too, with the instruction spelled out in plain TIR:
-everything but the instruction itself is then what that processor would run.
+The plans of processors with VNNI run with the instruction itself where this machine has it, on 512
+and on 256 bits. Elsewhere it is spelled out in plain TIR: everything but the instruction is then
+what that processor would run.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,27 @@ import pytest
 from tests.schedule import integer_cases as cases
 from tvm_mobilenet._tvm import IRModule, tirx, tvm
 from tvm_mobilenet.schedule.emit import lowering
+from tvm_mobilenet.schedule.integer.depthwise_dots import filter_blocks, pack_filters
 from tvm_mobilenet.schedule.integer.matmul import plan_integer_matmul, split_weights
 from tvm_mobilenet.schedule.integer.workload import IntegerMatmulWorkload
 from tvm_mobilenet.schedule.intrinsics import x86
 from tvm_mobilenet.schedule.intrinsics.vectors import widen
 from tvm_mobilenet.targets import Cpu, load_target
 
+
+def flags() -> set[str]:
+    """Return what this processor says it has."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+
+
+HAS_AVX512_VNNI = "avx512_vnni" in flags()
+HAS_VNNI = HAS_AVX512_VNNI or "avx_vnni" in flags()
+
 CPUS = [
     "x86-64-avx2",
-    pytest.param("x86-64-avx512-vnni", marks=pytest.mark.slow),
+    # Spelled out on 512 bits it takes minutes of compiling.
+    pytest.param("x86-64-avx512-vnni", marks=() if HAS_AVX512_VNNI else pytest.mark.slow),
     "avx-vnni",
     pytest.param("generic-armv7", marks=pytest.mark.slow),
 ]
@@ -30,7 +44,8 @@ CPUS = [
 
 @pytest.fixture(params=CPUS)
 def cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cpu:
-    monkeypatch.setattr(x86, "dot", plain_dot)
+    if not (HAS_VNNI if request.param == "avx-vnni" else HAS_AVX512_VNNI):
+        monkeypatch.setattr(x86, "dot", plain_dot)
     if request.param == "avx-vnni":
         return cases.with_avx_vnni().cpu
     found = load_target(request.param).cpu
@@ -97,6 +112,9 @@ def test_matmul_cut_among_threads(rng: np.random.Generator) -> None:
         ((2, 9, 13, 24), {"stride": 2, "extreme": True}),
         ((1, 11, 8, 40), {"kernel": 5, "stride": 2}),
         ((1, 16, 16, 16), {"stride": 2, "padding": (0, 0, 1, 1)}),
+        # Whole planes and a part of one; a filter wider than a quad of columns.
+        ((1, 7, 6, 96), {}),
+        ((1, 9, 9, 64), {"kernel": 5}),
     ],
 )
 def test_depthwise(
@@ -125,6 +143,24 @@ def test_convolution(
 ) -> None:
     dtype: Any = "uint8" if shape[1] % 2 else "int8"
     check(cases.conv_case(rng, cpu, shape, channels, dtype, **options))
+
+
+def test_interleaving_is_undone_by_narrowing() -> None:
+    lanes = 8
+    order = x86.interleaved_order(lanes)
+    assert sorted(order) == list(range(4 * lanes))
+    assert order[:8] == [0, 1, 2, 3, 16, 17, 18, 19]
+
+
+def test_a_filter_meets_quads_wherever_an_output_sees_them() -> None:
+    blocks = filter_blocks((3, 3), 1, 2)
+    assert blocks == [(ky, 0, column) for ky in range(3) for column in range(2)]
+    # Five columns reach into the next four.
+    assert filter_blocks((1, 5), 2, 2) == [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1)]
+    taps = np.multiply.outer(np.arange(1, 17), [1, 2, 3]).astype(np.int8)[None]
+    packed = pack_filters(taps, (1, 3), 1, 2)
+    assert packed.shape == (1, 2, 16, 4)
+    assert packed[0, :, 5].tolist() == [[6, 12, 18, 0], [0, 6, 12, 18]]
 
 
 def test_kernels_without_weights(rng: np.random.Generator, cpu: Cpu) -> None:

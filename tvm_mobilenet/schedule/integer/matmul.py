@@ -114,7 +114,7 @@ def plan_integer_matmul(workload: IntegerMatmulWorkload, cpu: Cpu) -> IntegerMat
     lanes = 4 if product in ("sdot", "smmla", "mlal") else cpu.lanes("int32")
     row_tile, vectors = min(
         product_tiles(product, workload.depth, cpu),
-        key=lambda tile: _tile_cost(workload, product, lanes, *tile),
+        key=lambda tile: _tile_cost(workload, product, lanes, cpu, *tile),
     )
     row_tiles = math.ceil(workload.rows / row_tile)
     panels = math.ceil(workload.columns / (lanes * vectors))
@@ -134,15 +134,28 @@ def plan_integer_matmul(workload: IntegerMatmulWorkload, cpu: Cpu) -> IntegerMat
 
 
 def _tile_cost(
-    workload: IntegerMatmulWorkload, product: ProductName, lanes: int, rows: int, vectors: int
+    workload: IntegerMatmulWorkload,
+    product: ProductName,
+    lanes: int,
+    cpu: Cpu,
+    rows: int,
+    vectors: int,
 ) -> float:
-    """Return the instructions of all tiles: products, loads, the loop and the end of each."""
+    """Return the instructions of all tiles: products, loads, the loop and the end of each.
+
+    For `vnni` they are cycles: as many dots a cycle as there are multipliers, four instructions of
+    any kind, and every dot of a tile waits for the one before it.
+    """
     step = {"sdot": 4, "smmla": 8, "mlal": 32, "vnni": 4, "pairs": 2, "plain": 1}[product]
     steps = math.ceil(workload.depth / step)
     total_vectors = math.ceil(workload.columns / lanes)
 
     def tile(height: int, width: int) -> float:
         inner: float
+        if product == "vnni":
+            dots = height * width
+            inner = max(dots / cpu.fma_units, (dots + height + width + 2) / 4, _DOT_LATENCY)
+            return steps * inner + 2.5 * dots + 20
         if product == "mlal":
             inner = 20 * height * width + height + 4 * width + 4
         elif product == "sdot":
@@ -150,7 +163,7 @@ def _tile_cost(
         elif product == "smmla":
             inner = 2 * width * math.ceil(height / 2) + math.ceil(height / 2) / 2 + width + 1
         else:
-            products = {"vnni": 1, "pairs": 2, "plain": 3}[product]
+            products = {"pairs": 2, "plain": 3}[product]
             inner = products * height * width + height + width + 2
             # Several accumulators have to be in flight for a multiplier to stay busy.
             inner = max(inner, 10)
@@ -162,6 +175,10 @@ def _tile_cost(
 
     full, rest = divmod(workload.rows, rows)
     return full * height_cost(rows) + (height_cost(rest) if rest else 0)
+
+
+_DOT_LATENCY = 5
+"""Cycles of VPDPBUSD: 5 on Cascade Lake and Ice Lake, 4 on Zen 4 (uops.info)."""
 
 
 def _outer_loop(

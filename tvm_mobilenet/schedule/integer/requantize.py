@@ -26,6 +26,7 @@ __all__ = [
     "store_narrow",
     "store_rows",
     "to_bytes",
+    "to_bytes_by_four",
 ]
 
 Arithmetic = Literal["neon", "x86", "plain"]
@@ -60,11 +61,30 @@ def to_bytes(
             suffix = f"x{total}" if total > 1 else ""
             numbers = tirx.Cast(f"int32{suffix}", T.nearbyint(joined))
         result = x86.narrow(numbers, requantize.zero_point, dtype, total)
-    if not requantize.is_full_range:
-        least = integer(requantize.low, dtype, total)
-        greatest = integer(requantize.high, dtype, total)
-        result = tirx.Max(tirx.Min(result, greatest), least)
-    return result
+    return _bounded(result, requantize, total)
+
+
+def to_bytes_by_four(steps: Sequence[Expr], lanes: int, requantize: Requantize) -> Expr:
+    """Return four float32 vectors, in steps, as one vector of bytes on x86.
+
+    In each 128 bits lie four bytes of every vector in turn; see `x86.narrow_four`.
+    """
+    if requantize.may_overflow:
+        limit = constant(SAFE_STEPS, "float32", lanes)
+        least = constant(-SAFE_STEPS, "float32", lanes)
+        steps = [T.max(T.min(step, limit), least) for step in steps]
+    whole = [x86.convert_to_nearest(step, lanes) for step in steps]
+    result = x86.narrow_four(whole, requantize.zero_point, requantize.dtype, lanes)
+    return _bounded(result, requantize, 4 * lanes)
+
+
+def _bounded(values: Expr, requantize: Requantize, lanes: int) -> Expr:
+    """Return bytes within the bounds."""
+    if requantize.is_full_range:
+        return values
+    least = integer(requantize.low, requantize.dtype, lanes)
+    greatest = integer(requantize.high, requantize.dtype, lanes)
+    return tirx.Max(tirx.Min(values, greatest), least)
 
 
 def store_narrow(y: Memory, index: Expr, value: Expr, lanes: int, valid: int) -> None:
@@ -95,15 +115,19 @@ def store_rows(
 
     `totals[r]` are the vectors of row r, which begins at `indices[r]`. Without `requantize` the
     scaled totals are stored as float32. Vectors of four that are left over at the end of rows are
-    narrowed together.
+    narrowed together; on x86 so are any four whole vectors.
     """
     singles: list[tuple[Expr, Expr]] = []
-    for index, row in zip(indices, totals, strict=True):
+    whole: list[tuple[int, Expr, Expr]] = []
+    for r, (index, row) in enumerate(zip(indices, totals, strict=True)):
         steps = [
             widen(total, "float32", lanes) * scale for total, scale in zip(row, scales, strict=True)
         ]
         first = 0
-        for count in group_sizes(len(steps), lanes, arithmetic):
+        if requantize is not None and arithmetic == "x86" and lanes in (4, 8, 16):
+            first = min(len(steps), valid // lanes)
+            whole += [(r, index + v * lanes, steps[v]) for v in range(first)]
+        for count in group_sizes(len(steps) - first, lanes, arithmetic):
             at, left = index + first * lanes, valid - first * lanes
             group = steps[first : first + count]
             first += count
@@ -117,6 +141,8 @@ def store_rows(
                 value = to_bytes(group, lanes, requantize, arithmetic)
                 store_narrow(y, at, value, lanes * count, left)
     assert requantize is not None or not singles
+    if requantize is not None and whole:
+        _store_whole(y, whole, lanes, requantize)
     done = 0
     for count in group_sizes(len(singles), 4, arithmetic):
         together = singles[done : done + count]
@@ -124,6 +150,34 @@ def store_rows(
         if requantize is not None:
             value = to_bytes([step for _, step in together], 4, requantize, arithmetic)
             _store_fours(y, [at for at, _ in together], value)
+
+
+def _store_whole(
+    y: Memory, vectors: Sequence[tuple[int, Expr, Expr]], lanes: int, requantize: Requantize
+) -> None:
+    """Store float32 vectors (row, index, steps) as bytes, narrowed four at a time.
+
+    One instruction more sorts the bytes of the four, whichever rows they are of.
+    """
+    for start in range(0, len(vectors), 4):
+        group = vectors[start : start + 4]
+        if len(group) == 1:
+            _, at, steps = group[0]
+            y.store(at, to_bytes([steps], lanes, requantize, "x86"), lanes)
+            continue
+        padded = [*group, *[group[-1]] * (4 - len(group))]
+        value = to_bytes_by_four([steps for _, _, steps in padded], lanes, requantize)
+        if lanes > 4:
+            order = [4 * block + v for v in range(4) for block in range(lanes // 4)]
+            words = tirx.Shuffle([same_bits(value, f"int32x{lanes}")], order)
+            value = same_bits(words, f"{y.dtype}x{4 * lanes}")
+        first = 0
+        while first < len(group):
+            # Neighbours of a row are stored together.
+            count = sum(row == group[first][0] for row, _, _ in group[first:])
+            count = {3: 2}.get(count, count)
+            y.store(group[first][1], part(value, first * lanes, count * lanes), count * lanes)
+            first += count
 
 
 def _store_fours(y: Memory, indices: Sequence[Expr], value: Expr) -> None:

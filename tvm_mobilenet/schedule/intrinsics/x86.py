@@ -6,11 +6,25 @@ under it. Source: Intel 64 and IA-32 Architectures Software Developer's Manual, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tvm_mobilenet._tvm import tirx
 from tvm_mobilenet.schedule.emit import Expr
 from tvm_mobilenet.schedule.intrinsics.vectors import call, integer, same_bits
 
-__all__ = ["convert_to_nearest", "dot", "narrow", "product_of_pairs", "spread"]
+__all__ = [
+    "convert_to_nearest",
+    "dot",
+    "interleave",
+    "interleaved_order",
+    "narrow",
+    "narrow_four",
+    "product_of_pairs",
+    "spread",
+]
+
+_LANE_BYTES = 16
+"""Instructions that unpack and pack work within 128 bits."""
 
 
 def spread(values: Expr, dtype: str, lanes: int) -> Expr:
@@ -60,3 +74,67 @@ def narrow(values: Expr, zero_point: int, dtype: str, lanes: int) -> Expr:
     moved = values + integer(zero_point, "int32", lanes) if zero_point else values
     clamped = tirx.Max(tirx.Min(moved, greatest), least)
     return tirx.Cast(f"{dtype}x{lanes}" if lanes > 1 else dtype, clamped)
+
+
+def narrow_four(values: Sequence[Expr], zero_point: int, dtype: str, lanes: int) -> Expr:
+    """VPACKSSDW, VPADDSW, VPACKUSWB or VPACKSSWB: four int32 vectors plus `zero_point` to bytes.
+
+    Equal to the sum clamped to the range of `dtype`: what saturates at 16 bits on the way saturates
+    again at 8. The bytes lie as `interleave` reads them, that is, in each 128 bits four of every
+    vector: byte 16k + 4v + j is lane 4k + j of vector v.
+    """
+    prefix, suffix = {
+        4: ("sse2", ".128"),
+        8: ("avx2", ""),
+        16: ("avx512", ".512"),
+    }[lanes]
+    name = f"llvm.x86.{prefix}"
+    halves = []
+    for low, high in (values[:2], values[2:]):
+        half = call(f"int16x{2 * lanes}", f"{name}.packssdw{suffix}", low, high)
+        if zero_point:
+            added = integer(zero_point, "int16", 2 * lanes)
+            half = call(f"int16x{2 * lanes}", f"llvm.sadd.sat.v{2 * lanes}i16", half, added)
+        halves.append(half)
+    pack = "packsswb" if dtype == "int8" else "packuswb"
+    return call(f"{dtype}x{4 * lanes}", f"{name}.{pack}{suffix}", *halves)
+
+
+def interleave(pixels: Sequence[Expr], lanes: int) -> list[Expr]:
+    """VPUNPCKLBW to VPUNPCKHWD: four vectors of bytes, byte by byte side by side.
+
+    Lane 4k + j of int32 vector v holds the four bytes 16k + 4v + j. Two instructions for each of
+    the four results.
+    """
+    count = 4 * lanes
+
+    def unpack(left: Expr, right: Expr, width: int, half: int) -> Expr:
+        """Take elements of `width` bytes in turns from one half of each 128 bits."""
+        elements, in_lane = count // width, _LANE_BYTES // width
+        order = [
+            base + half * in_lane // 2 + index // 2 + (elements if index % 2 else 0)
+            for base in range(0, elements, in_lane)
+            for index in range(in_lane)
+        ]
+        return tirx.Shuffle([left, right], order)
+
+    a, b, c, d = pixels
+    result = []
+    for half in range(2):
+        first, second = (
+            same_bits(unpack(left, right, 1, half), f"int16x{count // 2}")
+            for left, right in ((a, b), (c, d))
+        )
+        for quarter in range(2):
+            result.append(same_bits(unpack(first, second, 2, quarter), f"uint8x{count}"))
+    return result
+
+
+def interleaved_order(lanes: int) -> list[int]:
+    """Return which byte each lane of `interleave`'s four results belongs to, results in turn."""
+    return [
+        16 * block + 4 * vector + lane
+        for vector in range(4)
+        for block in range(lanes // 4)
+        for lane in range(4)
+    ]
