@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.tuning import integer_workloads
 from tests.tuning.conftest import DEPTHWISE, MATMUL, make_record
 from tvm_mobilenet.boards.emulator import start_board, stop_board
 from tvm_mobilenet.errors import UsageError
@@ -22,6 +23,8 @@ from tvm_mobilenet.tuning.records import plan_to_json, workload_to_json
 from tvm_mobilenet.tuning.space import Space
 from tvm_mobilenet.tuning.store import Store
 from tvm_mobilenet.tuning.workers import CandidateError
+
+UINT8 = integer_workloads.UINT8
 
 pytestmark = [pytest.mark.arm, pytest.mark.usefixtures("emulator")]
 
@@ -56,7 +59,15 @@ def built(target: TargetSpec, folder: Path, workload: Any) -> Entrant:
     return Entrant(request["workload"], plan, library)
 
 
-@pytest.mark.parametrize("workload", [MATMUL, DEPTHWISE], ids=["matmul", "depthwise"])
+WORKLOADS = {
+    "matmul": MATMUL,
+    "depthwise": DEPTHWISE,
+    "int8-product": integer_workloads.PRODUCT,
+    "int8-depthwise": integer_workloads.DEPTHWISE,
+}
+
+
+@pytest.mark.parametrize("workload", WORKLOADS.values(), ids=WORKLOADS)
 def test_a_kernel_counts_the_same_each_time(rpi4, measurer, tmp_path: Path, workload: Any):
     entrant = built(rpi4, tmp_path, workload)
     first, second = measurer.measure(entrant, None), measurer.measure(entrant, 1e-9)
@@ -67,6 +78,7 @@ def test_a_kernel_counts_the_same_each_time(rpi4, measurer, tmp_path: Path, work
     weighted = sum(n * getattr(weights, name) for name, n in first.counts.items()) / 1e6
     assert first.cost == pytest.approx(weighted)
     assert first.error < 1e-4
+    assert first.error == 0 or isinstance(workload, type(MATMUL) | type(DEPTHWISE))
 
 
 def test_a_wrong_result_is_rejected(rpi4, measurer, tmp_path: Path):
@@ -75,6 +87,13 @@ def test_a_wrong_result_is_rejected(rpi4, measurer, tmp_path: Path):
     wrong = built(rpi4, tmp_path, bounded)
     with pytest.raises(CandidateError, match="wrong result: off by"):
         measurer.measure(replace(right, library=wrong.library), None)
+
+
+def test_whole_numbers_must_be_equal(rpi4, measurer, tmp_path: Path):
+    product = integer_workloads.PRODUCT
+    wrong = built(rpi4, tmp_path, replace(product, requantize=replace(UINT8, high=200)))
+    with pytest.raises(CandidateError, match="of the whole numbers differ, by up to 55"):
+        measurer.measure(replace(built(rpi4, tmp_path, product), library=wrong.library), None)
 
 
 def test_one_thread_counts_and_the_target_must_know_its_weights(rpi4, board):

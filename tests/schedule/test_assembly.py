@@ -12,6 +12,7 @@ from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.schedule.matmul import plan_matmul, write_matmul
 from tvm_mobilenet.schedule.workload import ConvWorkload, Epilogue, MatmulWorkload
 from tvm_mobilenet.targets import load_target
+from tvm_mobilenet.tuning.spills import innermost_loops
 
 RELU6 = Epilogue(bias=True, low=0.0, high=6.0)
 # The pointwise layers of MobileNetV1 at 224, one of each size: (pixels, in, out).
@@ -30,31 +31,6 @@ def compiled(function: PrimFunc, target_name: str) -> str:
     with lowering():
         library = tvm.compile(IRModule({"main": function}), target=target.tvm_target())
     return str(library.mod.inspect_source("asm"))
-
-
-def innermost_loops(text: str) -> list[list[str]]:
-    """Return the instructions of every loop that holds no other: label to backward branch."""
-    lines = text.splitlines()
-    jump = re.compile(r"\s+(?:b\.\w+|cbn?z|tbn?z|j\w+)\s.*?(\.L\w+)")
-    # Labels of inline assembly are spelled like those of the debugger's notes; some are jumped to.
-    aims = {found.group(1) for line in lines if (found := jump.match(line))}
-    named = re.compile(r"\s*(\.L\w+):")
-    labels: dict[str, int] = {}
-    loops = []
-    for number, line in enumerate(lines):
-        label = named.match(line)
-        if label:
-            labels[label.group(1)] = number
-            continue
-        branch = jump.match(line)
-        if branch is None or branch.group(1) not in labels:
-            continue
-        start = labels[branch.group(1)]
-        body = lines[start + 1 : number + 1]
-        if any((inner := named.match(line)) and inner.group(1) in aims for line in body):
-            continue
-        loops.append([inner.strip() for inner in body if re.match(r"\s+[a-z]", inner)])
-    return loops
 
 
 def busiest(loops: list[list[str]], instruction: str) -> tuple[int, int]:

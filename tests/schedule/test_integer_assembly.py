@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.schedule import integer_cases as cases
-from tests.schedule.test_assembly import busiest, innermost_loops
+from tests.schedule.test_assembly import busiest
 from tvm_mobilenet._tvm import IRModule, tvm
 from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.targets import TargetSpec, load_target
+from tvm_mobilenet.tuning.spills import innermost_loops
 
 
 def assembly(case: cases.Case, spec: TargetSpec) -> str:

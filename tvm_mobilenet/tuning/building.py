@@ -13,12 +13,15 @@ from tvm_mobilenet.targets import TargetSpec
 from tvm_mobilenet.toolchain import link_kernel
 from tvm_mobilenet.tuning.kernels import kernel_module
 from tvm_mobilenet.tuning.records import plan_from, workload_from
+from tvm_mobilenet.tuning.spills import spilled_vectors
 
 __all__ = ["Builder"]
 
 
 class Builder:
-    """Answers `{workload, plan}`, or a scheduled `{module}`, with `{library}` in base 64.
+    """Answers `{workload, plan}`, or a scheduled `{module}`, with `{library, spills}`.
+
+    The library is in base 64; `spills` is of `tvm_mobilenet.tuning.spills`, 0 on a GPU.
 
     Args:
         target: what is built for, as JSON.
@@ -47,15 +50,18 @@ class Builder:
             workload, plan = workload_from(request["workload"]), plan_from(request["plan"])
             with lowering():
                 built = tvm.compile(kernel_module(workload, plan), target=self._target)
+        spills = 0
         stem = self._folder / f"{id(self)}-{self._count}"
         object_path, library = stem.with_suffix(".o"), stem.with_suffix(".so")
         try:
             if self._spec.gpu is None:
                 built.mod.write_to_file(str(object_path), "o")
                 self._link(str(library), [str(object_path)])
+                spills = spilled_vectors(built.mod.inspect_source("asm"))
             else:  # the code for the device lies in a module beside the host's
                 built.export_library(str(library), fcompile=self._link)
-            return {"library": base64.b64encode(library.read_bytes()).decode()}
+            encoded = base64.b64encode(library.read_bytes()).decode()
+            return {"library": encoded, "spills": spills}
         finally:
             object_path.unlink(missing_ok=True)
             library.unlink(missing_ok=True)

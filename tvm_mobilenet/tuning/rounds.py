@@ -103,7 +103,13 @@ class Rounds:
             return False
         try:
             # Not a moment's wait: builders may be held back just now.
-            candidate.library = build.result(0)["library"]
+            built = build.result(0)
+            candidate.library, candidate.spills = built["library"], built.get("spills", 0)
+            if candidate is not state.start and candidate.spills > state.start.spills:
+                raise CandidateError(
+                    f"it spills: {candidate.spills} vectors are stored and loaded again in its "
+                    f"inner loop, {state.start.spills} in the computed plan's"
+                )
             best = None if candidate is state.start else state.incumbent.cost
             candidate.figures = self._measurer.measure(state.entrant(candidate), best)
         except CandidateError as err:

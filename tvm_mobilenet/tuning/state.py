@@ -27,6 +27,8 @@ class Candidate:
     plan: Plan
     library: str = ""
     """In base 64."""
+    spills: int = 0
+    """Vectors that its busiest loop keeps on the stack for want of registers."""
     figures: Figures | None = None
     note: str = ""
     """Why it was rejected."""
