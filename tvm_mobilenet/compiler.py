@@ -19,6 +19,7 @@ from tvm_mobilenet.frontend.importer import import_onnx
 from tvm_mobilenet.frontend.passes.islands import float_islands, is_integer
 from tvm_mobilenet.frontend.pipeline import canonicalize
 from tvm_mobilenet.onnx_file import read_exported
+from tvm_mobilenet.precision import Accumulate, Precision
 from tvm_mobilenet.protocols import NoProgress, Progress
 from tvm_mobilenet.records import FloatIsland, LayerRecord, TensorInfo
 from tvm_mobilenet.schedule.dispatch import schedule_rest, select_for
@@ -47,7 +48,9 @@ class ScheduledModule:
     layers: tuple[LayerRecord, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    dtype: Literal["float32", "int8"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    accumulate: Accumulate | None = None
+    """Of a float model: the type of its sums."""
     float_islands: tuple[FloatIsland, ...] = ()
     """What an int8 model computes in float32."""
 
@@ -73,6 +76,7 @@ def compile_onnx(
     description: Callable[[ScheduledModule], str] | None = None,
     recorded: PlanSource | None = None,
     compiler: str | None = None,
+    precision: Precision | None = None,
     progress: Progress | None = None,
 ) -> CompiledLibrary:
     """Compile an ONNX file with fixed shapes into a library that `tvm.runtime` alone can load.
@@ -88,6 +92,7 @@ def compile_onnx(
         description: makes the text that the library carries about itself.
         recorded: knows plans that a search found; None for computed ones alone.
         compiler: the C compiler to link with, in place of the target's own choice.
+        precision: the types of a float model; `choose_precision` knows what a target can do.
         progress: told of every stage.
 
     Raises:
@@ -100,7 +105,7 @@ def compile_onnx(
     library_path = Path(library_path)
     with error_context(stage="compile", target=target.name):
         progress.start(f"compiling for {target.name}", 4)
-        scheduled = schedule_onnx(onnx_path, target, recorded)
+        scheduled = schedule_onnx(onnx_path, target, recorded, precision)
         progress.advance(1, "generating code")
         mod = scheduled.mod
         if description is not None:
@@ -117,13 +122,17 @@ def compile_onnx(
 
 
 def schedule_onnx(
-    onnx_path: Path | str, target: TargetSpec, recorded: PlanSource | None = None
+    onnx_path: Path | str,
+    target: TargetSpec,
+    recorded: PlanSource | None = None,
+    precision: Precision | None = None,
 ) -> ScheduledModule:
     """Import an ONNX file, bring it into NHWC, and give every kernel its schedule."""
     exported = read_exported(onnx_path)
     model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_path)), data_prop=True)
-    canonical = canonicalize(import_onnx(model))
-    selection = select_for(canonical, target, recorded)
+    precision = precision or Precision()
+    canonical = canonicalize(import_onnx(model), precision.dtype)
+    selection = select_for(canonical, target, recorded, precision.accumulate)
     try:
         mod = _lower_rest(selection.mod, target)
         mod = schedule_rest(mod, set(selection.kernels), target)
@@ -132,9 +141,15 @@ def schedule_onnx(
     except Exception as err:
         raise CompileError(f"scheduling {Path(onnx_path).name} failed: {_last_line(err)}") from err
     layers = _layers(mod, selection, model.graph)
-    dtype: Literal["float32", "int8"] = "int8" if is_integer(canonical) else "float32"
+    is_quantized = is_integer(canonical)
     return ScheduledModule(
-        mod, layers, exported.inputs, exported.outputs, dtype, float_islands(canonical)
+        mod,
+        layers,
+        exported.inputs,
+        exported.outputs,
+        dtype="int8" if is_quantized else precision.dtype,
+        accumulate=None if is_quantized else precision.accumulate,
+        float_islands=float_islands(canonical),
     )
 
 

@@ -155,7 +155,7 @@ def count_instructions(
     runs = [dict(zip(names, run, strict=True)) for run in found["runs"]]
     _check_agreement(board, runs)
     target = TargetSpec.model_validate(manifest.target.spec)
-    floors = [_floor(layer, target.cpu) for layer in manifest.layers]
+    floors = [_floor(layer, target.cpu, manifest.accumulate) for layer in manifest.layers]
     return InstructionCount(
         artifact=str(artifact.path),
         model=manifest.model.name,
@@ -215,8 +215,8 @@ def _layer_counts(
     )
 
 
-def _floor(layer: LayerRecord, cpu: Cpu) -> float:
+def _floor(layer: LayerRecord, cpu: Cpu, accumulate: str | None) -> float:
     """Return the multiply-add instructions that a layer is worth."""
     if not layer.family.startswith("int8_"):
-        return layer.macs / cpu.lanes("float32")
+        return layer.macs / cpu.lanes(accumulate or "float32")
     return layer.macs / products_per_instruction(cpu)

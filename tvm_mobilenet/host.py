@@ -142,7 +142,15 @@ def _x86_host(
         # Zen 4 (family 25) runs a 512-bit multiply-add through two 256-bit halves: AMD, Software
         # Optimization Guide for the AMD Zen4 Microarchitecture (57647), floating-point unit.
         halved = block.get("vendor_id") == "AuthenticAMD" and block.get("cpu family") == "25"
-        isa = _isa("avx512", 512, 32, "broadcast", 1 if halved else 2, has_dot_product=vnni)
+        isa = _isa(
+            "avx512",
+            512,
+            32,
+            "broadcast",
+            1 if halved else 2,
+            has_dot_product=vnni,
+            has_bf16="avx512_bf16" in flags,
+        )
         level = "x86-64-v4"
     elif flags >= _AVX2_BASE:
         isa = _isa("avx2", 256, 16, "broadcast", 2, has_dot_product=vnni)

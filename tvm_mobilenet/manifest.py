@@ -169,8 +169,10 @@ class Description(Record):
     source: SourceRecord
     layers: tuple[LayerRecord, ...]
     schedule: ScheduleSummary
-    dtype: Literal["float32", "int8"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     """What the convolutions multiply; `int8` where the ONNX file is a quantized one."""
+    accumulate: Literal["float32", "float16"] | None = None
+    """Of a float model in 16 bits: the type of its sums."""
     float_islands: tuple[FloatIsland, ...] = ()
     """What an int8 model still computes in float32."""
 

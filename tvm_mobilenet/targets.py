@@ -121,6 +121,8 @@ class Cpu(_Section):
     """Four int8 products summed into an int32 lane by one instruction (VNNI, SDOT)."""
     has_fp16: bool = False
     """Vector arithmetic on float16."""
+    has_bf16: bool = False
+    """Two bfloat16 products summed into a float32 lane by one instruction (VDPBF16PS)."""
     has_i8mm: bool = False
     """int8 matrix instructions (SMMLA)."""
 
@@ -268,10 +270,12 @@ class TargetSpec(_Section):
 
     def fingerprint(self) -> str:
         """Return the sha256 of all that shapes the code; name, prose and clock do not."""
+        # What came later than the first logs counts where it is there alone: they stay of use.
+        left_out = {"freq_mhz"} if self.cpu.has_bf16 else {"freq_mhz", "has_bf16"}
         content: dict[str, Any] = {
             "tvm": self.tvm.model_dump(mode="json"),
             "link": self.link.model_dump(mode="json"),
-            "cpu": self.cpu.model_dump(mode="json", exclude={"freq_mhz"}),
+            "cpu": self.cpu.model_dump(mode="json", exclude=left_out),
         }
         if self.gpu is not None:
             estimates = {"model", "freq_mhz", "bandwidth_gbs"}

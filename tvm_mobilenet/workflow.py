@@ -17,6 +17,7 @@ from tvm_mobilenet.manifest import (
 )
 from tvm_mobilenet.models.weight_file import describe_weights
 from tvm_mobilenet.onnx_file import read_exported
+from tvm_mobilenet.precision import Precision, choose_precision
 from tvm_mobilenet.protocols import Progress
 from tvm_mobilenet.targets import TargetSpec, load_target
 
@@ -40,6 +41,8 @@ def compile_model(
     use_logs: bool = True,
     logs: Path | str | None = None,
     compiler: str | None = None,
+    dtype: str = "float32",
+    accumulate: str | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Compile a model of ours or an ONNX file into an artifact folder.
@@ -56,6 +59,9 @@ def compile_model(
         use_logs: use recorded schedules where there are any; computed ones serve the rest.
         logs: the folder of tuning logs to use in place of the user's own.
         compiler: the C compiler to link with, in place of the target's own choice.
+        dtype: of weights and of what lies between layers: float32, or float16 or bfloat16 where the
+            target computes with it. Inputs and outputs stay as they are in the ONNX file.
+        accumulate: of sums: float32 or float16; None for the target's own choice.
         progress: told of every stage.
 
     Raises:
@@ -65,6 +71,7 @@ def compile_model(
         OutputError: `out` cannot be written.
     """
     spec = target if isinstance(target, TargetSpec) else load_target(target)
+    precision = choose_precision(dtype, accumulate, spec)
     name, weights, is_file = _resolve_model(model, weights)
     with error_context(model=name, target=spec.name), OutputFolder(out) as folder:
         if is_file:
@@ -88,6 +95,7 @@ def compile_model(
             keep_onnx=keep_onnx,
             recorded=_recorded(spec, logs) if use_logs else None,
             compiler=compiler,
+            precision=precision,
             progress=progress,
         )
 
@@ -159,6 +167,7 @@ def _compile_into(
     keep_onnx: bool,
     recorded: PlanSource | None,
     compiler: str | None,
+    precision: Precision,
     progress: Progress | None,
 ) -> Artifact:
     exported = read_exported(onnx_path)
@@ -178,6 +187,7 @@ def _compile_into(
         description=describe,
         recorded=recorded,
         compiler=compiler,
+        precision=precision,
         progress=progress,
     )
     return folder.commit(library, descriptions[0], onnx_path if keep_onnx else None)
@@ -202,5 +212,6 @@ def _description(
         layers=scheduled.layers,
         schedule=ScheduleSummary.of(scheduled.layers),
         dtype=scheduled.dtype,
+        accumulate=scheduled.accumulate if scheduled.dtype != "float32" else None,
         float_islands=scheduled.float_islands,
     )

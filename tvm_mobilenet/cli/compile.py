@@ -33,6 +33,24 @@ def compile_(
     no_onnx: Annotated[
         bool, typer.Option("--no-onnx", help="Leave the ONNX file out of DIR; no `verify` then.")
     ] = False,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="float32|float16|bfloat16",
+            help="Of weights and between layers; inputs and outputs stay as they are. 16 bits only "
+            "where the target computes with them.",
+        ),
+    ] = "float32",
+    accumulate: Annotated[
+        str | None,
+        typer.Option(
+            "--accumulate",
+            metavar="float32|float16",
+            help="Of the sums of --dtype float16; without it float16 on a CPU, float32 on a GPU.",
+            show_default=False,
+        ),
+    ] = None,
     cc: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +78,8 @@ def compile_(
             use_logs=not no_logs,
             logs=logs,
             compiler=cc,
+            dtype=dtype,
+            accumulate=accumulate,
             progress=progress,
         )
     for line in summary(artifact):
@@ -79,6 +99,8 @@ def summary(artifact: Artifact) -> list[str]:
         f"target    {manifest.target.name}",
         f"kernels   {len(manifest.layers)}: {origins}",
     ]
+    if manifest.accumulate is not None:
+        lines.insert(3, f"dtype     {manifest.dtype}, summed in {manifest.accumulate}")
     gpu = manifest.target.spec.get("gpu")
     if gpu:
         lines.append(f"runs on   OpenCL, made for {gpu['model']}")

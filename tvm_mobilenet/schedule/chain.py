@@ -153,4 +153,5 @@ def _scalar_operand(call: Any, *names: str) -> float | None:
 
 def _is_step(call: Any, name: str, constant: float) -> bool:
     operand = _scalar_operand(call, name)
-    return operand is not None and abs(operand - constant) < 1e-6
+    # Wide enough for a constant that was rounded to 16 bits.
+    return operand is not None and abs(operand - constant) <= abs(constant) * 2**-8

@@ -138,7 +138,7 @@ def write_conv(workload: ConvWorkload, plan: ConvPlan) -> PrimFunc:
     def body(kernel: KernelWriter) -> None:
         panels = plan.panels(w.out_channels)
         full = [panel for panel in panels if panel.vectors == panels[0].vectors]
-        writer = LaneConvWriter(kernel, w) if plan.by_lane else _ConvWriter(kernel, w)
+        writer = LaneConvWriter(kernel, w, plan.lanes) if plan.by_lane else _ConvWriter(kernel, w)
         tiles = width_tiles(w, plan.column_tile)
         with task_loop(w.batch * w.out_height, plan.is_parallel) as task:
             image = task // w.out_height if w.batch > 1 else 0

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LaneConvWriter", "can_use_lanes", "choose_lane_tile", "lane_tile_fault"]
 
-_LANES = 4
 _EPILOGUE_INSTRUCTIONS = 3.8
 _TILE_INSTRUCTIONS = 20
 """Bias, addresses and the loops around a tile; seen in the object code."""
@@ -42,7 +41,7 @@ def can_use_lanes(workload: ConvWorkload, cpu: Cpu) -> bool:
     return (
         cpu.fma == "by-lane"
         and workload.input_layout == "NCHW"
-        and workload.width >= 2 * _LANES
+        and workload.width >= 2 * cpu.lanes(workload.dtype)
         and workload.kernel[0] * workload.kernel[1] * workload.in_channels <= 64
     )
 
@@ -56,14 +55,15 @@ def lane_tile_fault(workload: ConvWorkload, cpu: Cpu, columns: int, vectors: int
     """Return why a tile of output columns x vectors cannot be used, or None."""
     if not 1 <= columns <= workload.out_width or vectors < 1:
         return f"a tile of {columns} columns x {vectors} vectors does not fit the output"
-    loads = math.ceil(_input_columns(workload, columns) / _LANES)
+    lanes = cpu.lanes(workload.dtype)
+    loads = math.ceil(_input_columns(workload, columns) / lanes)
     needed = columns * vectors + loads + vectors + 1
     if needed > cpu.vector_registers:
         return f"the tile needs {needed} registers, there are {cpu.vector_registers}"
     for tile in width_tiles(workload, columns):
         inside = _columns_inside(workload, tile)
-        if not inside or inside[-1] - inside[0] + 1 < _LANES:
-            return f"column_tile {columns} reads less than {_LANES} columns of the image at once"
+        if not inside or inside[-1] - inside[0] + 1 < lanes:
+            return f"column_tile {columns} reads less than {lanes} columns of the image at once"
     return None
 
 
@@ -75,7 +75,7 @@ def choose_lane_tile(workload: ConvWorkload, cpu: Cpu) -> tuple[int, int]:
     for vectors in range(1, 9):
         panels = column_panels(w.out_channels, cpu.lanes(w.dtype), vectors)
         for columns in range(1, min(w.out_width, 24) + 1):
-            loads = -(-_input_columns(w, columns) // _LANES)
+            loads = -(-_input_columns(w, columns) // cpu.lanes(w.dtype))
             if lane_tile_fault(w, cpu, columns, vectors) is not None:
                 continue
             cost = 0.0
@@ -108,8 +108,9 @@ def _columns_inside(workload: ConvWorkload, tile: WidthTile) -> list[int]:
 class LaneConvWriter:
     """Writes register tiles of one convolution into a kernel."""
 
-    def __init__(self, kernel: KernelWriter, workload: ConvWorkload) -> None:
+    def __init__(self, kernel: KernelWriter, workload: ConvWorkload, lanes: int) -> None:
         self._kernel = kernel
+        self._lanes = lanes
         self._workload = workload
 
     def tile(
@@ -202,10 +203,10 @@ class LaneConvWriter:
         line, at = line_at
         skipped, count = inside[0], inside[-1] - inside[0] + 1
         # The last vector is moved back, so that nothing beyond the last column is read.
-        starts = [min(s, count - _LANES) for s in range(0, count, _LANES)]
-        loaded = Registers(len(starts), w.dtype, _LANES)
+        starts = [min(s, count - self._lanes) for s in range(0, count, self._lanes)]
+        loaded = Registers(len(starts), w.dtype, self._lanes)
         for i, first in enumerate(starts):
-            loaded[i] = line.load(at + first, _LANES)
+            loaded[i] = line.load(at + first, self._lanes)
         taps = w.kernel[0] * w.kernel[1]
         for kx in range(w.kernel[1]):
             depth = channel * taps + ky * w.kernel[1] + kx
@@ -216,6 +217,6 @@ class LaneConvWriter:
                     if not tile.is_inside(w, c, kx):
                         continue
                     column = c * w.stride[1] + kx * w.dilation[1] - skipped
-                    i = min(column // _LANES, len(starts) - 1)
+                    i = min(column // self._lanes, len(starts) - 1)
                     value = by_lane(loaded[i], column - starts[i], lanes)
                     accumulators[vector][c] = accumulators[vector][c] + value * weights

@@ -17,7 +17,7 @@ from tvm_mobilenet.schedule.select import (
 )
 
 if TYPE_CHECKING:
-    from tvm_mobilenet.schedule.mali.product import Accumulate
+    from tvm_mobilenet.precision import Accumulate
     from tvm_mobilenet.targets import TargetSpec
 
 __all__ = ["schedule_rest", "select_for"]
@@ -29,12 +29,12 @@ def select_for(
     recorded: PlanSource | None = None,
     accumulate: Accumulate = "float32",
 ) -> Selection:
-    """Choose the kernels of a module for a target; `accumulate` is the type of a GPU's sums."""
+    """Choose the kernels of a module for a target; `accumulate` is the type of float16's sums."""
     if target.gpu is not None:
         beside = select_beside_gpu(mod, target.cpu, target.gpu.on_cpu)
         found = select_gpu_kernels(beside.mod, target.gpu, recorded, accumulate)
         return Selection(found.mod, beside.kernels | found.kernels)
-    return select_kernels(mod, target.cpu, recorded)
+    return select_kernels(mod, target.cpu, recorded, accumulate)
 
 
 def schedule_rest(mod: IRModule, own: set[str], target: TargetSpec) -> IRModule:

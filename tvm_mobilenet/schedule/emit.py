@@ -44,6 +44,7 @@ __all__ = [
     "lowering",
     "overlapping_start",
     "split_lanes",
+    "stored_as",
     "task_loop",
     "when",
     "write_kernel",
@@ -66,16 +67,36 @@ _ANY_EXTENT = 1 << 24
 """Declared for memory from an address on; nothing is checked against it."""
 
 
-class Memory:
-    """A tensor seen as a flat array of `dtype`."""
+_storage: ContextVar[str | None] = ContextVar("_storage", default=None)
 
-    def __init__(self, buffer: Any, dtype: str) -> None:
+
+@contextmanager
+def stored_as(dtype: str | None) -> Iterator[None]:
+    """Have the kernels that are written inside keep their tensors in `dtype`.
+
+    They compute in their own type: every load and every store converts. Biases stay in it.
+    """
+    token = _storage.set(dtype)
+    try:
+        yield
+    finally:
+        _storage.reset(token)
+
+
+class Memory:
+    """A tensor seen as a flat array of `dtype`, which may be stored as another."""
+
+    def __init__(self, buffer: Any, dtype: str, stored: str | None = None) -> None:
         self.buffer = buffer
         self.dtype = dtype
+        self._stored = stored or dtype
 
     def load(self, index: Expr, lanes: int = 1) -> Expr:
         """Read `lanes` neighbouring elements."""
-        return self.buffer[index if lanes == 1 else tirx.Ramp(index, 1, lanes)]
+        value = self.buffer[index if lanes == 1 else tirx.Ramp(index, 1, lanes)]
+        if self._stored == self.dtype:
+            return value
+        return value.astype(self.dtype if lanes == 1 else f"{self.dtype}x{lanes}")
 
     def at(self, index: Expr) -> Memory:
         """Return the memory from `index` on, its address computed once.
@@ -84,10 +105,19 @@ class Memory:
         different names does not overlap.
         """
         address = T.Bind(tirx.address_of(self.buffer[index]))
-        return Memory(T.decl_buffer((_ANY_EXTENT,), self.dtype, data=address), self.dtype)
+        buffer = T.decl_buffer((_ANY_EXTENT,), self._stored, data=address)
+        return Memory(buffer, self.dtype, self._stored)
+
+    def address(self, index: Expr) -> Expr:
+        """Return the address of an element, for code that knows its type."""
+        if self._stored != self.dtype:
+            raise AssertionError(f"{self.dtype} stored as {self._stored} is read by address")
+        return tirx.address_of(self.buffer[index])
 
     def store(self, index: Expr, value: Expr, lanes: int = 1) -> None:
         """Write `lanes` neighbouring elements."""
+        if self._stored != self.dtype:
+            value = value.astype(self._stored if lanes == 1 else f"{self._stored}x{lanes}")
         T.buffer_store(self.buffer, value, [index if lanes == 1 else tirx.Ramp(index, 1, lanes)])
 
 
@@ -115,7 +145,7 @@ def call_llvm(name: str, text: str, addresses: Sequence[tuple[Memory, Expr]]) ->
 
     Its text comes into the kernel's module, where it is inlined.
     """
-    pointers = [tirx.address_of(memory.buffer[index]) for memory, index in addresses]
+    pointers = [memory.address(index) for memory, index in addresses]
     with T.attr(0, "pragma_import_llvm", text):
         T.evaluate(T.call_extern("int32", name, *pointers))
 
@@ -191,7 +221,7 @@ class Parameter:
     name: str
     shape: Sequence[int]
     dtype: str | None = None
-    """Element type; None for the kernel's own."""
+    """Element type; None for the kernel's own, or what `stored_as` says."""
 
 
 class KernelWriter:
@@ -239,11 +269,16 @@ def write_kernel(
     The last parameter is the output.
     """
     held = _held.get() or {}
+
+    def stored(parameter: Parameter) -> str:
+        is_free = parameter.dtype is None and not parameter.name.startswith("bias")
+        return (_storage.get() if is_free else None) or parameter.dtype or dtype
+
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("main")
         T.func_attr({"tirx.noalias": True})
         buffers = {
-            index: T.arg(p.name, T.buffer(tuple(p.shape), p.dtype or dtype))
+            index: T.arg(p.name, T.buffer(tuple(p.shape), stored(p)))
             for index, p in enumerate(parameters)
             if index not in held
         }
@@ -253,14 +288,14 @@ def write_kernel(
             T.writes()
             memories = {}
             for index, parameter in enumerate(parameters):
-                own = parameter.dtype or dtype
+                kept = stored(parameter)
                 data = (
-                    _read_only(held[index].astype(own, copy=False), stack)
+                    _read_only(held[index].astype(kept, copy=False), stack)
                     if index in held
                     else buffer_data(buffers[index])
                 )
-                flat = T.decl_buffer((math.prod(parameter.shape),), own, data=data)
-                memories[parameter.name] = Memory(flat, own)
+                flat = T.decl_buffer((math.prod(parameter.shape),), kept, data=data)
+                memories[parameter.name] = Memory(flat, parameter.dtype or dtype, kept)
             body(KernelWriter(dtype, memories))
     return builder.get()
 

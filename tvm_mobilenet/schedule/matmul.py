@@ -85,7 +85,7 @@ class MatmulPlan:
     """Multiply rows that are packed in groups of four; only where lanes are multiplied by."""
     depth_step: int = 1
     """Steps of the depth that are written out in the inner loop. Where lanes are multiplied by
-    without packing, it is four whatever this says."""
+    without packing, it is a vector's lanes whatever this says."""
     in_assembly: bool = False
     """Write the tiles of packed rows in assembly, with loads of four vectors; only AArch64."""
 
@@ -102,7 +102,7 @@ def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = N
     lanes = cpu.lanes(workload.dtype)
     if (
         cpu.fma == "by-lane"
-        and can_pack(workload.depth)
+        and can_pack(workload.depth, lanes)
         and workload.rows >= _PACKED_FROM_ROWS
         and row_bytes is None
     ):
@@ -139,10 +139,10 @@ def best_packed_tile(
 
     Its rows are a multiple of `row_multiple`, where whole groups are stored.
     """
-    in_assembly = can_assemble(cpu)
+    in_assembly, lanes = can_assemble(cpu), cpu.lanes(workload.dtype)
     costs = [
         (packed_cost(workload, cpu, tile, in_assembly=in_assembly), -tile.rows, tile)
-        for tile in packed_tiles(cpu, in_assembly=in_assembly)
+        for tile in packed_tiles(cpu, in_assembly=in_assembly, lanes=lanes)
         if tile.rows % row_multiple == 0 and tile.rows <= math.ceil(workload.rows / GROUP) * GROUP
     ]
     cost, _, tile = min(costs, key=lambda entry: entry[:2])
@@ -153,18 +153,26 @@ def packed_cost(
     workload: MatmulWorkload, cpu: Cpu, tile: RegisterTile, *, in_assembly: bool
 ) -> float:
     """Return the instructions of a product of packed rows with a tile."""
-    panels = column_panels(workload.columns, cpu.lanes(workload.dtype), tile.vectors)
-    step = packed_depth_step(workload, in_assembly=in_assembly)
+    lanes = cpu.lanes(workload.dtype)
+    panels = column_panels(workload.columns, lanes, tile.vectors)
+    step = packed_depth_step(workload, in_assembly=in_assembly, lanes=lanes)
     return packed_product_cost(
-        tile, workload.rows, workload.depth, panels, step, cpu, in_assembly=in_assembly
+        tile,
+        workload.rows,
+        workload.depth,
+        panels,
+        step,
+        cpu,
+        in_assembly=in_assembly,
+        lanes=lanes,
     )
 
 
-def packed_depth_step(workload: MatmulWorkload, *, in_assembly: bool) -> int:
+def packed_depth_step(workload: MatmulWorkload, *, in_assembly: bool, lanes: int = 4) -> int:
     """Return the steps of the depth to write out; assembly has code for a rest, LLVM's has not."""
     if in_assembly:
         return min(_ASSEMBLED_STEPS, workload.depth)
-    return depth_step(workload.depth)
+    return depth_step(workload.depth, lanes)
 
 
 def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_multiple: int = 1) -> MatmulPlan:
@@ -180,7 +188,7 @@ def plan_packed_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_multiple: int 
         outer=_outer_loop(workload, tile, lanes, cpu),
         is_parallel=pays_to_parallelize(workload, cpu),
         packs_rows=True,
-        depth_step=packed_depth_step(workload, in_assembly=in_assembly),
+        depth_step=packed_depth_step(workload, in_assembly=in_assembly, lanes=lanes),
         in_assembly=in_assembly,
     )
 
@@ -378,9 +386,9 @@ class MatmulWriter:
         accumulators: list[Registers],
         rows: int,
     ) -> None:
-        """Accumulate over the depth, four steps at a time where lanes are multiplied by."""
+        """Accumulate over the depth, a vector of steps at a time where lanes are multiplied by."""
         depth = self._workload.depth
-        chunk = 4 if self._plan.by_lane else self._plan.depth_step
+        chunk = self._plan.lanes if self._plan.by_lane else self._plan.depth_step
         w = self._kernel["w"]
 
         def step(k: Expr, inputs: Sequence[Callable[[int], Expr]]) -> None:

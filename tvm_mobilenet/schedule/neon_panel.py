@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tvm_mobilenet.schedule.neon_tile import LANES, REGISTERS, VECTOR_BYTES, NeonTile
+from tvm_mobilenet.schedule.neon_tile import GROUP, REGISTERS, VECTOR_BYTES, NeonTile
 from tvm_mobilenet.schedule.workload import Epilogue
 
 __all__ = ["PanelCode", "panel_code"]
@@ -42,8 +42,9 @@ def panel_code(
     vectors: int,
     depth: int,
     step: int,
-    row_bytes: int,
+    columns: int,
     epilogue: Epilogue,
+    dtype: str = "float32",
 ) -> PanelCode:
     """Write what computes `rows` packed rows of one panel of `vectors` full vectors.
 
@@ -51,14 +52,15 @@ def panel_code(
         rows: rows of the output, in tiles of `tile_rows`, as they are packed.
         tile_rows: rows of a tile.
         vectors: vectors of the panel.
-        depth: steps of the reduction, a multiple of four.
-        step: steps written out in the loop, a multiple of four; fewer where offsets would not fit.
-        row_bytes: bytes from one row of the output to the next, and of the residual.
+        depth: steps of the reduction, a multiple of a vector's lanes.
+        step: steps written out in the loop, a multiple too; fewer where offsets would not fit.
+        columns: elements from one row of the output to the next, and of the residual.
         epilogue: what is applied before the stores.
+        dtype: of everything: float32, or float16 where the processor computes with it.
     """
-    if not NeonTile(tile_rows, vectors).is_possible:
+    if not NeonTile(tile_rows, vectors, _FORMATS[dtype].lanes).is_possible:
         raise AssertionError(f"a tile of {tile_rows} rows x {vectors} vectors has no registers")
-    writer = _Writer(tile_rows, vectors, depth, step, row_bytes, epilogue)
+    writer = _Writer(tile_rows, vectors, depth, step, columns, epilogue, _FORMATS[dtype])
     lines = list(writer.panel(rows))
     body = "\\0A".join(lines)
     names = ["x", "w", "y", *writer.extra]
@@ -75,6 +77,32 @@ def panel_code(
     return PanelCode(name, text)
 
 
+@dataclass(frozen=True)
+class _Format:
+    """How a type of float is spelled."""
+
+    lanes: int
+    vector: str
+    lane: str
+    bits: str
+    """Of `struct`: float and unsigned integer of its size."""
+
+    def encode(self, value: float) -> int:
+        """Return a number's bits."""
+        as_float, as_bits = self.bits
+        (bits,) = struct.unpack(f"<{as_bits}", struct.pack(f"<{as_float}", value))
+        return int(bits)
+
+    def is_short(self, value: float) -> bool:
+        """Tell whether `fmov` encodes a number: four bits of mantissa, an exponent of -3 to 4."""
+        bits = _FORMATS["float32"].encode(value)
+        exponent = (bits >> 23 & 0xFF) - 127
+        return bits & 0x7FFFF == 0 and -3 <= exponent <= 4
+
+
+_FORMATS = {"float32": _Format(4, "4s", "s", "fI"), "float16": _Format(8, "8h", "h", "eH")}
+
+
 class _Writer:
     """Writes the instructions, one a line."""
 
@@ -87,14 +115,16 @@ class _Writer:
         vectors: int,
         depth: int,
         step: int,
-        row_bytes: int,
+        columns: int,
         epilogue: Epilogue,
+        form: _Format,
     ) -> None:
         self._tile_rows = tile_rows
         self._vectors = vectors
         self._depth = depth
         self._step = step
-        self._row_bytes = row_bytes
+        self._row_bytes = columns * VECTOR_BYTES // form.lanes
+        self._form = form
         self._epilogue = epilogue
         self.scratch = range(self._X, self._TEMP + 1)
         self.extra = [
@@ -123,13 +153,13 @@ class _Writer:
             yield from self._tile(rest)
 
     def _tile(self, rows: int) -> Iterator[str]:
-        tile = NeonTile(rows, self._vectors)
-        layout = math.ceil(self._tile_rows / LANES)
+        tile = NeonTile(rows, self._vectors, self._form.lanes)
+        layout = math.ceil(self._tile_rows / GROUP)
         first = REGISTERS - tile.accumulators
         yield f"mov x{self._W}, $1"
-        skipped = (layout - tile.groups) * LANES * VECTOR_BYTES
+        skipped = (layout - tile.groups) * GROUP * VECTOR_BYTES
         if skipped:
-            yield from _number(f"x{self._SKIP}", skipped + LANES * VECTOR_BYTES)
+            yield from _number(f"x{self._SKIP}", skipped + GROUP * VECTOR_BYTES)
         for r in range(rows):
             yield from self._begin_row(first + r * self._vectors)
         step = min(self._step, tile.most_steps(layout), self._depth)
@@ -151,16 +181,17 @@ class _Writer:
         for at in range(0, self._vectors, 4):
             count = min(4, self._vectors - at)
             if not self._epilogue.bias:
-                yield from (f"movi v{register + at + i}.4s, #0" for i in range(count))
+                yield from (f"movi v{register + at + i}.2d, #0" for i in range(count))
             elif at == 0:
-                yield f"ld1 {_list(register, count)}, [$3]"
+                yield f"ld1 {self._list(register, count)}, [$3]"
             else:
                 yield f"add x{self._TEMP}, $3, #{at * VECTOR_BYTES}"
-                yield f"ld1 {_list(register + at, count)}, [x{self._TEMP}]"
+                yield f"ld1 {self._list(register + at, count)}, [x{self._TEMP}]"
 
     def _steps(self, tile: NeonTile, steps: int, layout: int) -> Iterator[str]:
         """Multiply and add `steps` steps of the depth."""
-        held, vectors, chunk = tile.steps_of_rows, tile.vectors, tile.chunk
+        held, vectors, chunk = tile.held, tile.vectors, tile.chunk
+        deep = tile.steps_per_register
         first = REGISTERS - tile.accumulators
         weights = held * tile.groups
         total = steps * vectors
@@ -171,7 +202,7 @@ class _Writer:
             while loaded < min(upto, math.ceil(total / chunk)):
                 count = min(chunk, total - loaded * chunk)
                 register = weights + loaded % tile.buffers * chunk
-                yield f"ld1 {_list(register, count)}, [x{self._W}], #{count * VECTOR_BYTES}"
+                yield f"ld1 {self._list(register, count)}, [x{self._W}], #{count * VECTOR_BYTES}"
                 loaded += 1
 
         yield from load_weights(1)
@@ -186,29 +217,32 @@ class _Writer:
             for segment in segments:
                 current = segment[0] // chunk
                 yield from load_weights(current + tile.buffers)
-                is_last = segment is segments[-1] and (s + 1) % held == 0 and s + 1 < steps
+                is_last = segment is segments[-1] and (s + 1) % (held * deep) == 0 and s + 1 < steps
                 for group in range(tile.groups):
-                    x = group * held + s % held
-                    rows = range(group * LANES, min(tile.rows, (group + 1) * LANES))
+                    x = group * held + s // deep % held
+                    rows = range(group * GROUP, min(tile.rows, (group + 1) * GROUP))
                     for n in segment:
                         w = weights + current % tile.buffers * chunk + n % chunk
                         for r in rows:
                             accumulator = first + r * vectors + n % vectors
-                            yield f"fmla v{accumulator}.4s, v{w}.4s, v{x}.s[{r % LANES}]"
+                            lane = f"v{x}.{self._form.lane}[{s % deep * GROUP + r % GROUP}]"
+                            yield f"fmla {self._vector(accumulator)}, {self._vector(w)}, {lane}"
                     if is_last:
                         yield self._load_rows(tile, group, s + 1, layout)
         if held == 2:
-            yield f"add x{self._X}, x{self._X}, #{steps // LANES * layout * LANES * VECTOR_BYTES}"
+            blocks = steps // self._form.lanes
+            yield f"add x{self._X}, x{self._X}, #{blocks * layout * GROUP * VECTOR_BYTES}"
 
     def _load_rows(self, tile: NeonTile, group: int, step: int, layout: int) -> str:
         """Return what loads the next steps of a group of four rows."""
-        held = tile.steps_of_rows
+        held, deep = tile.held, tile.steps_per_register
         register = group * held
         if held == 4:
             is_last = group == tile.groups - 1 and tile.groups < layout
-            move = f"x{self._SKIP}" if is_last else f"#{LANES * VECTOR_BYTES}"
-            return f"ld1 {_list(register, 4)}, [x{self._X}], {move}"
-        at = (step // LANES * layout + group) * LANES * VECTOR_BYTES + step % LANES * VECTOR_BYTES
+            move = f"x{self._SKIP}" if is_last else f"#{GROUP * VECTOR_BYTES}"
+            return f"ld1 {self._list(register, 4)}, [x{self._X}], {move}"
+        block, rest = divmod(step, self._form.lanes)
+        at = (block * layout + group) * GROUP * VECTOR_BYTES + rest // deep * VECTOR_BYTES
         return f"ldp q{register}, q{register + 1}, [x{self._X}, #{at}]"
 
     def _finish(self, tile: NeonTile, first: int) -> Iterator[str]:
@@ -229,10 +263,10 @@ class _Writer:
                     count = min(4, vectors - at)
                     is_last = at + count == vectors
                     move = f"x{self._STRIDE}" if is_last else f"#{4 * VECTOR_BYTES}"
-                    yield f"ld1 {_list(0, count)}, [x{self._R}], {move}"
+                    yield f"ld1 {self._list(0, count)}, [x{self._R}], {move}"
                     for i in range(count):
                         n = first + r * vectors + at + i
-                        yield f"fadd v{n}.4s, v{n}.4s, v{i}.4s"
+                        yield f"fadd {self._vector(n)}, {self._vector(n)}, {self._vector(i)}"
         for register, (name, value) in enumerate(wanted.items()):
             yield from self._constant(register, value)
             constants[name] = register
@@ -244,42 +278,40 @@ class _Writer:
                 count = min(4, vectors - at)
                 is_last = at + count == vectors
                 move = f"x{self._STRIDE}" if is_last else f"#{4 * VECTOR_BYTES}"
-                yield f"st1 {_list(first + r * vectors + at, count)}, [x{self._Y}], {move}"
+                yield f"st1 {self._list(first + r * vectors + at, count)}, [x{self._Y}], {move}"
 
     def _activate(self, n: int, temporary: int, constants: dict[str, int]) -> Iterator[str]:
-        if "sixth" in constants:
-            t = f"v{temporary}.4s"
-            yield f"fmul {t}, v{n}.4s, v{constants['sixth']}.4s"
-            yield f"fadd {t}, {t}, v{constants['half']}.4s"
-            yield f"fmax {t}, {t}, v{constants['zero']}.4s"
-            yield f"fmin {t}, {t}, v{constants['one']}.4s"
-            yield f"fmul v{n}.4s, v{n}.4s, {t}"
-        if "low" in constants:
-            yield f"fmax v{n}.4s, v{n}.4s, v{constants['low']}.4s"
-        if "high" in constants:
-            yield f"fmin v{n}.4s, v{n}.4s, v{constants['high']}.4s"
+        x = self._vector(n)
+        named = {name: self._vector(register) for name, register in constants.items()}
+        if "sixth" in named:
+            t = self._vector(temporary)
+            yield f"fmul {t}, {x}, {named['sixth']}"
+            yield f"fadd {t}, {t}, {named['half']}"
+            yield f"fmax {t}, {t}, {named['zero']}"
+            yield f"fmin {t}, {t}, {named['one']}"
+            yield f"fmul {x}, {x}, {t}"
+        if "low" in named:
+            yield f"fmax {x}, {x}, {named['low']}"
+        if "high" in named:
+            yield f"fmin {x}, {x}, {named['high']}"
 
     def _constant(self, register: int, value: float) -> Iterator[str]:
         """Put a float into all lanes of a register."""
-        (bits,) = struct.unpack("<I", struct.pack("<f", value))
+        bits = self._form.encode(value)
         if bits == 0:
-            yield f"movi v{register}.4s, #0"
+            yield f"movi v{register}.2d, #0"
             return
-        if _is_short(bits):
-            yield f"fmov v{register}.4s, #{value:.8f}"
+        if self._form.is_short(value):
+            yield f"fmov {self._vector(register)}, #{value:.8f}"
             return
         yield from _number(f"x{self._TEMP}", bits)
-        yield f"dup v{register}.4s, w{self._TEMP}"
+        yield f"dup {self._vector(register)}, w{self._TEMP}"
 
+    def _vector(self, register: int) -> str:
+        return f"v{register}.{self._form.vector}"
 
-def _is_short(bits: int) -> bool:
-    """Tell whether `fmov` encodes a float: four bits of mantissa, an exponent of -3 to 4."""
-    exponent = (bits >> 23 & 0xFF) - 127
-    return bits & 0x7FFFF == 0 and -3 <= exponent <= 4
-
-
-def _list(first: int, count: int) -> str:
-    return "{" + ", ".join(f"v{first + i}.4s" for i in range(count)) + "}"
+    def _list(self, first: int, count: int) -> str:
+        return "{" + ", ".join(self._vector(first + i) for i in range(count)) + "}"
 
 
 def _number(register: str, value: int) -> Iterator[str]:

@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["LANES", "MOST_ACCUMULATORS", "REGISTERS", "VECTOR_BYTES", "NeonTile"]
+__all__ = ["GROUP", "LANES", "MOST_ACCUMULATORS", "REGISTERS", "VECTOR_BYTES", "NeonTile"]
 
+GROUP = 4
+"""Rows that share a register."""
 LANES = 4
+"""Elements of a register, in float32."""
 VECTOR_BYTES = 16
 REGISTERS = 32
 MOST_ACCUMULATORS = 24
 """What is left takes four vectors of rows and four of weights, and the constants of an epilogue."""
+_INDEXED_HALVES = 16
+"""Registers whose lanes a multiply-add of float16 can pick: its encoding has four bits for them."""
 _FURTHEST_PAIR = 1008
 """Greatest offset of a load of a pair, in bytes."""
 
@@ -26,11 +31,18 @@ class NeonTile:
 
     rows: int
     vectors: int
+    lanes: int = LANES
+    """Elements of a register: 4 of float32, 8 of float16."""
+
+    @property
+    def steps_per_register(self) -> int:
+        """Steps of the depth that a register of a group holds."""
+        return self.lanes // GROUP
 
     @property
     def groups(self) -> int:
         """Groups of four rows, the last one perhaps not full."""
-        return math.ceil(self.rows / LANES)
+        return math.ceil(self.rows / GROUP)
 
     @property
     def accumulators(self) -> int:
@@ -38,19 +50,19 @@ class NeonTile:
         return self.rows * self.vectors
 
     @property
-    def steps_of_rows(self) -> int:
-        """Steps of the depth that the registers hold of every group: four, or two in pairs."""
+    def held(self) -> int:
+        """Registers that hold steps of every group: four, or two that load as a pair."""
         return 4 if self._fits(4) and self._loads(4) <= self._loads(2) else 2
 
     @property
     def chunk(self) -> int:
         """Vectors of weights that one instruction loads."""
-        return min(4, self._left(self.steps_of_rows))
+        return min(4, self._left(self.held))
 
     @property
     def buffers(self) -> int:
         """Chunks of weights there is room for: with two, one is loaded while one is used."""
-        return min(2, self._left(self.steps_of_rows) // self.chunk)
+        return min(2, self._left(self.held) // self.chunk)
 
     @property
     def is_possible(self) -> bool:
@@ -60,21 +72,25 @@ class NeonTile:
     @property
     def loads_per_step(self) -> float:
         """Load instructions of one step of the depth."""
-        return self._loads(self.steps_of_rows)
+        return self._loads(self.held)
 
     def most_steps(self, groups: int) -> int:
         """Return how many steps can be written out where packed tiles have `groups` groups."""
-        if self.steps_of_rows == 4:
+        if self.held == 4:
             return 64
-        return (_FURTHEST_PAIR + 2 * VECTOR_BYTES) // (groups * LANES * VECTOR_BYTES) * LANES
+        blocks = (_FURTHEST_PAIR + 2 * VECTOR_BYTES) // (groups * GROUP * VECTOR_BYTES)
+        return blocks * GROUP * self.steps_per_register
 
-    def _left(self, steps: int) -> int:
-        return REGISTERS - self.accumulators - steps * self.groups
+    def _left(self, held: int) -> int:
+        return REGISTERS - self.accumulators - held * self.groups
 
-    def _fits(self, steps: int) -> bool:
-        return self._left(steps) >= 1
+    def _fits(self, held: int) -> bool:
+        if self.lanes == 8 and held * self.groups > _INDEXED_HALVES:
+            return False
+        return self._left(held) >= 1
 
-    def _loads(self, steps: int) -> float:
-        if not self._fits(steps):
+    def _loads(self, held: int) -> float:
+        if not self._fits(held):
             return math.inf
-        return self.groups / steps + self.vectors / min(4, self._left(steps))
+        of_rows = self.groups / (held * self.steps_per_register)
+        return of_rows + self.vectors / min(4, self._left(held))

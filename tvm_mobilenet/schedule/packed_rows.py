@@ -26,7 +26,7 @@ from tvm_mobilenet.schedule.emit import (
     constant,
 )
 from tvm_mobilenet.schedule.neon_panel import panel_code
-from tvm_mobilenet.schedule.neon_tile import LANES
+from tvm_mobilenet.schedule.neon_tile import GROUP
 from tvm_mobilenet.schedule.register_tile import Panel
 
 if TYPE_CHECKING:
@@ -37,39 +37,38 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUP", "PackedMatmulWriter", "RowPacking", "can_pack", "depth_step"]
 
-GROUP = 4
-"""Rows of one vector, and steps of the depth that are interleaved with them."""
-
 _DEPTH_STEPS = (16, 12, 8, 4)
 
 
-def can_pack(depth: int) -> bool:
-    """Tell whether rows of that depth can be packed."""
-    return depth % GROUP == 0
+def can_pack(depth: int, lanes: int = 4) -> bool:
+    """Tell whether rows of that depth can be packed in vectors of `lanes` elements."""
+    return depth % lanes == 0
 
 
-def depth_step(depth: int) -> int:
+def depth_step(depth: int, lanes: int = 4) -> int:
     """Return how many steps of the depth to write out, so that the loop itself costs little.
 
     More than 16 and the weights are out of reach of a load of pairs; and without a loop at all
     LLVM's scheduler mixes neighbouring tiles, and spills.
     """
-    fitting = (step for step in _DEPTH_STEPS if depth % step == 0 and depth >= 2 * step)
-    return next(fitting, GROUP)
+    steps = (step for step in _DEPTH_STEPS if step % lanes == 0)
+    return next((step for step in steps if depth % step == 0 and depth >= 2 * step), lanes)
 
 
 @dataclass(frozen=True)
 class RowPacking:
     """Where element (row, k) of a packed matrix lies.
 
-    Tiles of `rows` rows follow each other; in a tile, blocks of four steps of the depth; in a
-    block, groups of four rows; in a group, the steps, and in a step the four rows. The last group
-    of a tile is padded, and so is the last tile.
+    Tiles of `rows` rows follow each other; in a tile, blocks of as many steps of the depth as a
+    vector has lanes; in a block, groups of four rows; in a group, the steps, and in a step the four
+    rows. The last group of a tile is padded, and so is the last tile.
     """
 
     rows: int
     """Rows of one tile."""
     depth: int
+    lanes: int = 4
+    """Elements of a vector: one step of four rows in float32, two in float16."""
 
     @property
     def groups(self) -> int:
@@ -78,13 +77,13 @@ class RowPacking:
 
     @property
     def block(self) -> int:
-        """Elements from one block of four steps to the next."""
-        return self.groups * GROUP * GROUP
+        """Elements from one block of steps to the next."""
+        return self.groups * GROUP * self.lanes
 
     @property
     def tile(self) -> int:
         """Elements from one tile to the next."""
-        return self.depth // GROUP * self.block
+        return self.depth // self.lanes * self.block
 
     def elements(self, rows: int) -> int:
         """Return the elements that `rows` rows take."""
@@ -94,27 +93,27 @@ class RowPacking:
         """Return where the group that begins with `row` begins, at step 0 of the depth."""
         if self.rows <= GROUP:
             return row // self.rows * self.tile
-        return row // self.rows * self.tile + row % self.rows // GROUP * (GROUP * GROUP)
+        return row // self.rows * self.tile + row % self.rows // GROUP * (GROUP * self.lanes)
 
     def store(self, packed: Memory, offset: Expr, rows: Sequence[Expr]) -> None:
-        """Store four steps of up to four rows; rows that are missing hold what the last one does.
+        """Store a block of up to four rows; rows that are missing hold what the last one does.
 
-        `rows` are vectors of four steps each.
+        `rows` are vectors of neighbouring steps.
         """
         padded = [*rows, *[rows[-1]] * (GROUP - len(rows))]
-        order = [row * GROUP + step for step in range(GROUP) for row in range(GROUP)]
-        packed.store(offset, tirx.Shuffle(padded, order), GROUP * GROUP)
+        order = [row * self.lanes + step for step in range(self.lanes) for row in range(GROUP)]
+        packed.store(offset, tirx.Shuffle(padded, order), GROUP * self.lanes)
 
     def pack(self, x: Memory, x_row: Expr, packed: Memory, tile: Expr, rows: int) -> None:
         """Pack one tile of `rows` rows, from `x_row` of the plain matrix `x` on."""
-        with T.serial(0, self.depth // GROUP) as block:
+        with T.serial(0, self.depth // self.lanes) as block:
             for first in range(0, rows, GROUP):
                 count = min(GROUP, rows - first)
-                loaded = Registers(count, x.dtype, GROUP)
+                loaded = Registers(count, x.dtype, self.lanes)
                 for r in range(count):
                     row = (x_row + first + r) * self.depth
-                    loaded[r] = x.load(row + block * GROUP, GROUP)
-                at = tile * self.tile + block * self.block + first * GROUP
+                    loaded[r] = x.load(row + block * self.lanes, self.lanes)
+                at = tile * self.tile + block * self.block + first * self.lanes
                 self.store(packed, at, [loaded[r] for r in range(count)])
 
 
@@ -128,7 +127,7 @@ class PackedMatmulWriter:
         self._kernel = kernel
         self._workload = workload
         self._plan = plan
-        self.packing = RowPacking(plan.row_tile, workload.depth)
+        self.packing = RowPacking(plan.row_tile, workload.depth, plan.lanes)
         panels = plan.panels(workload.columns)
         self._full = [panel for panel in panels if panel.vectors == panels[0].vectors]
         self._tail = panels[len(self._full) :]
@@ -182,11 +181,15 @@ class PackedMatmulWriter:
         self, packed: Memory, tile: Expr, y_row: Expr, rows: int, panel: Panel, start: Expr
     ) -> None:
         """Write `rows` rows of one panel, from packed tile `tile` on."""
-        if self._plan.in_assembly and all(lanes == LANES for _, lanes in panel.vectors):
+        if self._plan.in_assembly and self._is_full(panel):
             self._assembled(packed, tile, y_row, rows, panel, start)
         else:
             assert rows <= self.packing.rows
             self.tile(packed, tile, y_row, rows, panel, start)
+
+    def _is_full(self, panel: Panel) -> bool:
+        """Tell whether a panel has full vectors alone."""
+        return all(lanes == self._plan.lanes for _, lanes in panel.vectors)
 
     def _assembled(
         self, packed: Memory, tile: Expr, y_row: Expr, rows: int, panel: Panel, start: Expr
@@ -198,8 +201,9 @@ class PackedMatmulWriter:
             vectors=len(panel.vectors),
             depth=w.depth,
             step=self._plan.depth_step,
-            row_bytes=w.columns * 4,
+            columns=w.columns,
             epilogue=w.epilogue,
+            dtype=w.dtype,
         )
         output = y_row * w.columns + start
         addresses = [
@@ -214,7 +218,7 @@ class PackedMatmulWriter:
         call_llvm(code.name, code.text, addresses)
 
     def _rows_of(self, packed: Memory, y_row: Expr, rows: int, panel: Panel, start: Expr) -> None:
-        if self._plan.in_assembly and all(lanes == LANES for _, lanes in panel.vectors):
+        if self._plan.in_assembly and self._is_full(panel):
             self._assembled(packed, 0, y_row, rows, panel, start)
             return
         full, rest = divmod(rows, self.packing.rows)
@@ -260,23 +264,27 @@ class PackedMatmulWriter:
     ) -> None:
         depth, step = self._workload.depth, self._plan.depth_step
         groups = math.ceil(rows / GROUP)
-        w, dtype = self._kernel["w"], self._workload.dtype
+        w, dtype, width = self._kernel["w"], self._workload.dtype, self._plan.lanes
+        # Steps of four rows that one vector holds.
+        held = width // GROUP
         with T.serial(0, depth // step) as outer:
-            x_base = tile * self.packing.tile + outer * (step // GROUP * self.packing.block)
+            x_base = tile * self.packing.tile + outer * (step // width * self.packing.block)
             w_base = start * depth + outer * (step * panel.width)
-            for k in range(0, step, 2):
-                # Two steps at a time: their vectors of one group are neighbours, and load as one.
-                loaded = [Registers(groups, dtype, GROUP) for _ in range(2)]
+            for k in range(0, step, 2 * held):
+                # Two vectors of a group at a time: they are neighbours, and load as one.
+                loaded = [Registers(groups, dtype, width) for _ in range(2)]
                 for group in range(groups):
-                    for ahead in range(2):
-                        at = k // GROUP * self.packing.block + group * GROUP * GROUP
-                        at += (k + ahead) % GROUP * GROUP
-                        loaded[ahead][group] = packed.load(x_base + at, GROUP)
-                for ahead in range(2):
+                    for one in range(2):
+                        at = k // width * self.packing.block + group * GROUP * width
+                        at += (k + one * held) % width * GROUP
+                        loaded[one][group] = packed.load(x_base + at, width)
+                for ahead in range(2 * held):
+                    one, first_lane = ahead // held, ahead % held * GROUP
                     for vector, (offset, lanes) in enumerate(panel.vectors):
                         at = (k + ahead) * panel.width + offset
                         weights = w.load(w_base + at, lanes)
                         for r in range(rows):
-                            spread = partial(by_lane, loaded[ahead][r // GROUP], r % GROUP)
+                            lane = first_lane + r % GROUP
+                            spread = partial(by_lane, loaded[one][r // GROUP], lane)
                             product = spread(lanes) * weights
                             accumulators[vector][r] = accumulators[vector][r] + product

@@ -121,7 +121,7 @@ def can_assemble(cpu: Cpu) -> bool:
     return cpu.isa == "neon"
 
 
-def packed_tiles(cpu: Cpu, *, in_assembly: bool) -> Iterator[RegisterTile]:
+def packed_tiles(cpu: Cpu, *, in_assembly: bool, lanes: int = LANES) -> Iterator[RegisterTile]:
     """Yield every tile of packed rows that the register file holds.
 
     In assembly every register is ours. In LLVM's there are, beside the accumulators, the rows of
@@ -132,7 +132,7 @@ def packed_tiles(cpu: Cpu, *, in_assembly: bool) -> Iterator[RegisterTile]:
     if in_assembly:
         for vectors in range(1, 7):
             for rows in (*range(1, 9), 12, 16, 20, 24):
-                if NeonTile(rows, vectors).is_possible:
+                if NeonTile(rows, vectors, lanes).is_possible:
                     yield RegisterTile(rows, vectors)
         return
     for vectors in range(1, 7):
@@ -151,6 +151,7 @@ def packed_product_cost(
     cpu: Cpu,
     *,
     in_assembly: bool,
+    lanes: int = LANES,
 ) -> float:
     """Return what a product of packed rows costs with a tile, in instructions.
 
@@ -162,36 +163,35 @@ def packed_product_cost(
     cost = 0.0
     for panel in panels:
         vectors = len(panel.vectors)
-        is_assembled = in_assembly and all(lanes == LANES for _, lanes in panel.vectors)
+        is_assembled = in_assembly and all(width == lanes for _, width in panel.vectors)
         one = _assembled_tile_cost if is_assembled else _packed_tile_cost
-        cost += full * one(tile.rows, vectors, depth, step, cpu)
+        cost += full * one(NeonTile(tile.rows, vectors, lanes), depth, step, cpu)
         if rest:
-            cost += one(rest, vectors, depth, step, cpu)
+            cost += one(NeonTile(rest, vectors, lanes), depth, step, cpu)
     return cost
 
 
-def _assembled_tile_cost(rows: int, vectors: int, depth: int, step: int, cpu: Cpu) -> float:
-    tile = NeonTile(rows, vectors)
+def _assembled_tile_cost(tile: NeonTile, depth: int, step: int, cpu: Cpu) -> float:
     fmas = max(
         tile.accumulators,
         _FMA_LATENCY_CYCLES * cpu.fma_units,
-        vectors / _STREAMED_VECTORS_PER_CYCLE,
+        tile.vectors / _STREAMED_VECTORS_PER_CYCLE,
     )
     step = min(step, tile.most_steps(tile.groups))
     # Begin at the bias and store row by row, two bounds, the two loops and constants.
-    epilogue = 2 * rows * math.ceil(vectors / 4) + 2 * tile.accumulators + 7
+    epilogue = 2 * tile.rows * math.ceil(tile.vectors / 4) + 2 * tile.accumulators + 7
     return depth * (fmas + tile.loads_per_step + 2 / step) + epilogue
 
 
-def _packed_tile_cost(rows: int, vectors: int, depth: int, step: int, cpu: Cpu) -> float:
-    accumulators = rows * vectors
+def _packed_tile_cost(tile: NeonTile, depth: int, step: int, cpu: Cpu) -> float:
+    accumulators = tile.accumulators
     fmas = max(
         accumulators,
         _FMA_LATENCY_CYCLES * cpu.fma_units,
-        vectors / _STREAMED_VECTORS_PER_CYCLE,
+        tile.vectors / _STREAMED_VECTORS_PER_CYCLE,
     )
-    # Rows of two steps load as a pair, and so do neighbouring vectors of weights.
-    loads = math.ceil(rows / 4) / 2 + vectors / 2
+    # Two registers of a group load as a pair, and so do neighbouring vectors of weights.
+    loads = tile.groups / tile.steps_per_register / 2 + tile.vectors / 2
     loop = _LOOP_INSTRUCTIONS / step
     # Begin at the bias, two bounds, and a store, some of them as pairs.
     epilogue = _EPILOGUE_INSTRUCTIONS * accumulators + _TILE_INSTRUCTIONS

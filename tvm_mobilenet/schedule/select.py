@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import ml_dtypes
 import numpy as np
 
-from tvm_mobilenet._tvm import IRModule, PrimFunc
+from tvm_mobilenet._tvm import IRModule, PrimFunc, relax
 from tvm_mobilenet.frontend.dataflow import (
     Binding,
     Dataflow,
@@ -31,9 +32,16 @@ from tvm_mobilenet.schedule.anchors import (
     reduced_axes,
     unserved_convolution,
 )
+from tvm_mobilenet.schedule.bfloat16_matmul import (
+    can_multiply_pairs,
+    pack_bfloat_matmul,
+    plan_bfloat_matmul,
+    write_bfloat_matmul,
+)
 from tvm_mobilenet.schedule.chain import Chain, ChainFollower
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
+from tvm_mobilenet.schedule.emit import stored_as
 from tvm_mobilenet.schedule.gated import plan_gated, write_gated
 from tvm_mobilenet.schedule.integer.select import select_integer
 from tvm_mobilenet.schedule.kernel_calls import KernelCalls
@@ -54,6 +62,7 @@ from tvm_mobilenet.schedule.workload import (
 )
 
 if TYPE_CHECKING:
+    from tvm_mobilenet.precision import Accumulate
     from tvm_mobilenet.targets import Cpu
 
 __all__ = ["KernelCall", "PlanSource", "Selection", "select_beside_gpu", "select_kernels"]
@@ -86,20 +95,26 @@ class Selection:
     """By symbol."""
 
 
-def select_kernels(mod: IRModule, cpu: Cpu, recorded: PlanSource | None = None) -> Selection:
+def select_kernels(
+    mod: IRModule,
+    cpu: Cpu,
+    recorded: PlanSource | None = None,
+    accumulate: Accumulate = "float32",
+) -> Selection:
     """Replace each convolution, dense layer and global pool by a call of a kernel written for it.
 
     Rewrite:
         minimum(maximum(add(conv2d(x, w), bias), low), high)
             ->  call_tir(kernel, (x, packed, bias))
     Shapes:
-        x (N, H, W, C) f32, w (O, kH, kW, I/g) f32, result (N, H, W, O) f32.
+        x (N, H, W, C), w (O, kH, kW, I/g), result (N, H, W, O), of f32, f16 or bf16.
 
-    An operator that no family serves is left as it is, for the fallback, and logged with the
+    A kernel computes in the type of its sums, which for what is stored in float16 is `accumulate`,
+    and converts what it loads and stores where that is another. An operator that no family serves is left as it is, for the fallback, and logged with the
     reason. Where `recorded` has no plan, one is computed.
     """
     mod, integer = select_integer(mod, cpu, recorded)
-    selector = _Selector(mod, cpu, recorded)
+    selector = _Selector(mod, cpu, recorded, accumulate)
     for binding in selector.flow.bindings:
         selector.visit(binding)
     kernels = {
@@ -124,9 +139,19 @@ def select_beside_gpu(mod: IRModule, cpu: Cpu, operators: Sequence[str]) -> Sele
 
 
 class _Selector:
-    def __init__(self, mod: IRModule, cpu: Cpu, recorded: PlanSource | None, **calls: Any) -> None:
+    def __init__(
+        self,
+        mod: IRModule,
+        cpu: Cpu,
+        recorded: PlanSource | None,
+        accumulate: Accumulate = "float32",
+        **calls: Any,
+    ) -> None:
         self.flow = Dataflow(mod)
-        self.cpu = cpu
+        self._cpu = cpu
+        self._accumulate = accumulate
+        self._stored = "float32"
+        """Of the tensors of the kernel in hand."""
         self._recorded = recorded or (lambda _family, _workload: None)
         self._apart: dict[Any, Any] = {}
         self._tuned: set[tuple[Workload, Any]] = set()
@@ -140,6 +165,8 @@ class _Selector:
         """Choose a kernel for one binding if it is an anchor."""
         if self.calls.has_taken(binding.var):
             return
+        if is_call(binding.value, "nn.conv2d", "matmul", "mean"):
+            self._stored = str(binding.var.ty.dtype)
         if is_call(binding.value, "nn.conv2d"):
             self._convolution(binding)
         elif is_call(binding.value, "matmul"):
@@ -147,11 +174,25 @@ class _Selector:
         elif is_call(binding.value, "mean"):
             self._pool(binding)
 
+    @property
+    def _computed(self) -> str:
+        """The type that the kernel in hand computes in."""
+        return self._accumulate if self._stored == "float16" else "float32"
+
+    @property
+    def cpu(self) -> Cpu:
+        """The processor that the kernel in hand is planned for."""
+        if self._stored == self._computed:
+            return self._cpu
+        # What converts as it loads is written for LLVM: assembly reads memory by address.
+        return self._cpu.model_copy(update={"isa": "generic"})
+
     def _plan(
         self, family: str, workload: TunableWorkload, compute: Any, anchor: Any = None
     ) -> Any:
         """Return the plan recorded for a workload, or for the pair that it is half of."""
-        plan = self._apart.get(anchor) or self._recorded(family, workload)
+        is_known = self._stored == self._computed
+        plan = self._apart.get(anchor) or (self._recorded(family, workload) if is_known else None)
         if plan is None:
             return compute(workload, self.cpu)
         self._tuned.add((workload, plan))
@@ -162,15 +203,16 @@ class _Selector:
     def _convolution(self, binding: Binding) -> None:
         call = binding.value
         weight = constant_array(call.args[1])
-        reason = unserved_convolution(call, weight, _FLOAT32)
+        reason = unserved_convolution(call, weight, _FLOATS)
         if weight is None or reason is not None:
             logger.info("%s: no kernel family: %s", binding.var.name, reason)
             return
         chain = self.chains.follow(binding.var)
-        weight = weight * np.float32(chain.factor)
+        weight = weight.astype("float32") * np.float32(chain.factor)
         x, layout = read_input(call.args[0], self.definitions)
         shape = static_shape(call.args[0])
         workload = conv_workload(binding, weight, layout, chain.epilogue)
+        workload = replace(workload, dtype=self._computed)
         out_shape = static_shape(binding.var)
         if workload.is_depthwise:
             if layout == "NCHW":
@@ -187,7 +229,9 @@ class _Selector:
                 [x, packed],
                 lambda: write_depthwise(workload, plan),
             )
-        elif workload.is_pointwise and self._gated(chain, workload, call.args[0], weight):
+        elif (workload.is_pointwise and self._pairs(
+            chain, "pointwise", pointwise_product(workload), call.args[0], weight
+        )) or (workload.is_pointwise and self._gated(chain, workload, call.args[0], weight)):
             return
         elif workload.is_pointwise:
             product = pointwise_product(workload)
@@ -212,6 +256,25 @@ class _Selector:
                 [x, packed],
                 lambda: write_conv(workload, conv_plan),
             )
+
+    def _pairs(
+        self, chain: Chain, family: str, product: MatmulWorkload, x: Any, weight: np.ndarray
+    ) -> bool:
+        """Multiply bfloat16 two by two, where there is an instruction for it."""
+        if self._stored != "bfloat16" or not can_multiply_pairs(product, self._cpu):
+            return False
+        plan = plan_bfloat_matmul(product, self._cpu)
+        matrix = weight.reshape(product.columns, -1).T if family == "pointwise" else weight
+        x_shape, y_shape = static_shape(x), static_shape(chain.last)
+        self._place(
+            chain,
+            family,
+            product,
+            plan,
+            [x, pack_bfloat_matmul(matrix, plan)],
+            lambda: write_bfloat_matmul(product, plan, x_shape=x_shape, y_shape=y_shape),
+        )
+        return True
 
     def _gated(self, chain: Chain, conv: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
         """Take over the gate of squeeze-and-excite that only this convolution's input is from."""
@@ -241,12 +304,14 @@ class _Selector:
         readers = self.users.get(chain.last, [])
         if chain.residual is not None or len(readers) != 1 or readers[0].var is None:
             return False
+        if self._stored == "bfloat16":
+            return False  # the product alone has an instruction of its own
         reader = readers[0]
         if not is_call(reader.value, "nn.conv2d") or not reader.value.args[0].same_as(chain.last):
             return False
         pointwise_weight = constant_array(reader.value.args[1])
         if pointwise_weight is None or unserved_convolution(
-            reader.value, pointwise_weight, _FLOAT32
+            reader.value, pointwise_weight, _FLOATS
         ):
             return False
         attrs = reader.value.attrs
@@ -254,7 +319,7 @@ class _Selector:
         if not is_plain or pair_of(attrs.strides) != (1, 1) or any(int(p) for p in attrs.padding):
             return False
         following = self.chains.follow(reader.var)
-        pointwise_weight = pointwise_weight * np.float32(following.factor)
+        pointwise_weight = pointwise_weight.astype("float32") * np.float32(following.factor)
         pair = SeparableWorkload(
             depthwise=workload,
             pointwise=MatmulWorkload(
@@ -262,6 +327,7 @@ class _Selector:
                 depth=workload.out_channels,
                 columns=pointwise_weight.shape[0],
                 epilogue=following.epilogue,
+                dtype=workload.dtype,
             ),
         )
         plan = self._plan("separable", pair, plan_separable)
@@ -273,7 +339,8 @@ class _Selector:
         matrix = pointwise_weight.reshape(pointwise_weight.shape[0], -1).T
         inputs = [x, pack_depthwise(weight.transpose(0, 3, 1, 2), plan.depthwise)]
         if chain.bias is not None:
-            inputs.append(chain.bias)
+            # A constant already: of the arrays, weights alone are stored in another type.
+            inputs.append(relax.const(chain.bias.astype(pair.dtype)))
         inputs.append(pack_matmul(matrix, plan.pointwise))
         out_shape = static_shape(reader.var)
         following.members.extend(chain.members)
@@ -290,15 +357,20 @@ class _Selector:
     def _dense(self, binding: Binding) -> None:
         weight = constant_array(binding.value.args[1])
         shape = static_shape(binding.value.args[0])
-        if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or len(shape) < 2:
+        if weight is None or weight.ndim != 2 or str(weight.dtype) not in _FLOATS or len(shape) < 2:
             logger.info("%s: no kernel family: matmul of two tensors", binding.var.name)
             return
         chain = self.chains.follow(binding.var)
-        weight = weight * np.float32(chain.factor)
-        rows = int(np.prod(shape[:-1]))
+        weight = weight.astype("float32") * np.float32(chain.factor)
         workload = MatmulWorkload(
-            rows=rows, depth=shape[-1], columns=weight.shape[1], epilogue=chain.epilogue
+            rows=int(np.prod(shape[:-1])),
+            depth=shape[-1],
+            columns=weight.shape[1],
+            epilogue=chain.epilogue,
+            dtype=self._computed,
         )
+        if self._pairs(chain, "dense", workload, binding.value.args[0], weight):
+            return
         plan = self._plan("dense", workload, plan_matmul)
         out_shape = static_shape(binding.var)
         self._place(
@@ -314,9 +386,10 @@ class _Selector:
         call = binding.value
         shape = static_shape(call.args[0])
         axes = reduced_axes(call)
-        if len(shape) != 4 or axes != [1, 2] or str(binding.var.ty.dtype) not in _FLOAT32:
+        if len(shape) != 4 or axes != [1, 2] or str(binding.var.ty.dtype) not in _FLOATS:
             logger.info("%s: no kernel family: mean over axes %s", binding.var.name, axes)
             return
+        # Summed in float32, however it is stored: there are more pixels than float16 has digits.
         workload = PoolWorkload(batch=shape[0], pixels=shape[1] * shape[2], channels=shape[3])
         plan = self._plan("pool", workload, plan_pool)
         out_shape = static_shape(binding.var)
@@ -342,16 +415,18 @@ class _Selector:
         write: Callable[[], PrimFunc],
     ) -> None:
         """Put a call of the kernel where the last member of the chain was."""
-        args = [*inputs]
+        stored = ml_dtypes.bfloat16 if self._stored == "bfloat16" else np.dtype(self._stored)
+        args = [arg.astype(stored) if isinstance(arg, np.ndarray) else arg for arg in inputs]
         if chain.bias is not None:
-            args.append(chain.bias)
+            args.append(chain.bias.astype(workload.dtype))
         if chain.residual is not None:
             args.append(chain.residual)
         what = (workload, plan)
-        symbol = self.calls.put(family, what, args, chain.last, chain.members, write)
+        with stored_as(None if self._stored == workload.dtype else self._stored):
+            symbol = self.calls.put(family, what, args, chain.last, chain.members, write)
         if symbol is not None:
             origin: Literal["computed", "tuned"] = "tuned" if what in self._tuned else "computed"
             self.kernels[symbol] = KernelCall(symbol, family, workload, plan, origin)
 
 
-_FLOAT32 = ("float32",)
+_FLOATS = ("float32", "float16", "bfloat16")

@@ -148,7 +148,8 @@ def group_columns(depthwise: ConvWorkload) -> int:
 
 def packs_pair(workload: SeparableWorkload, cpu: Cpu) -> bool:
     """Tell whether the product of a fused pair reads packed rows."""
-    return cpu.fma == "by-lane" and can_pack(workload.depthwise.out_channels)
+    depthwise = workload.depthwise
+    return cpu.fma == "by-lane" and can_pack(depthwise.out_channels, cpu.lanes(depthwise.dtype))
 
 
 def _compute_cycles(workload: SeparableWorkload, cpu: Cpu, rows: int) -> float:
@@ -267,7 +268,7 @@ def _write_packed_task(
     store = (
         _store_packed(packed, packing, w.out_width, first_row)
         if plain is None
-        else _store_plain(plain, w.out_width, w.out_channels, first_row)
+        else _store_plain(plain, w, plan.depthwise.lanes, first_row)
     )
     vectors = w.in_channels // plan.depthwise.lanes
     with T.serial(0, math.ceil(plan.row_block / plan.depthwise.row_tile)) as index:
@@ -293,7 +294,7 @@ def _store_packed(packed: Memory, packing: RowPacking, width: int, first_row: Ex
             for r in range(rows):
                 for c in range(0, columns, GROUP):
                     pixel = (row - first_row + r) * width + column + c
-                    at = packing.offset(pixel) + channel // GROUP * packing.block
+                    at = packing.offset(pixel) + channel // packing.lanes * packing.block
                     group = values[r * columns + c : r * columns + c + GROUP]
                     packing.store(packed, at, group)
 
@@ -302,7 +303,7 @@ def _store_packed(packed: Memory, packing: RowPacking, width: int, first_row: Ex
     return open_tile
 
 
-def _store_plain(plain: Memory, width: int, channels: int, first_row: Expr) -> Store:
+def _store_plain(plain: Memory, w: ConvWorkload, lanes: int, first_row: Expr) -> Store:
     """Return what stores depthwise tiles as rows of pixels."""
 
     def open_tile(
@@ -310,8 +311,8 @@ def _store_plain(plain: Memory, width: int, channels: int, first_row: Expr) -> S
     ) -> Callable[[Expr, list[Expr]], None]:
         def store(channel: Expr, values: list[Expr]) -> None:
             for i in range(rows * columns):
-                pixel = (row - first_row + i // columns) * width + column + i % columns
-                plain.store(pixel * channels + channel, values[i], GROUP)
+                pixel = (row - first_row + i // columns) * w.out_width + column + i % columns
+                plain.store(pixel * w.out_channels + channel, values[i], lanes)
 
         return store
 

@@ -19,6 +19,7 @@ from tvm_mobilenet.verify.parity import (
     THRESHOLDS,
     ParityStatistics,
     compare_outputs,
+    half_line,
     threshold_for,
 )
 from tvm_mobilenet.verify.quantized import IntegerReference, read_float_model
@@ -118,13 +119,14 @@ def compare_layers(
     expected = _tensors_of(artifact, [layer.tensor for layer in layers if layer.tensor], inputs)
     rows: list[LayerDrift] = []
     before = 0.0
+    judged_as = half_line(artifact.manifest.dtype, artifact.manifest.accumulate)
     for layer, ours in zip(layers, found, strict=True):
         theirs = expected.get(layer.tensor or "")
-        statistics = _compare(layer, theirs, ours) if theirs is not None else None
+        statistics = _compare(layer, theirs, ours, judged_as) if theirs is not None else None
         rows.append(_row(layer, statistics, before))
         if statistics is not None:
             before = statistics.relative_l2
-    return DriftReport(tuple(rows), threshold_for("float32").relative_l2)
+    return DriftReport(tuple(rows), threshold_for(judged_as or "float32").relative_l2)
 
 
 def _compare_integers(
@@ -172,11 +174,18 @@ def _compare_integers(
     return DriftReport(tuple(rows), _INT8.relative_l2, is_integer=True)
 
 
-def _compare(layer: LayerRecord, theirs: Array, ours: Array) -> ParityStatistics:
+def _compare(
+    layer: LayerRecord, theirs: Array, ours: Array, judged_as: str | None = None
+) -> ParityStatistics:
     ours = in_onnx_layout(ours, layer.layout)
     # A layer may write the tensor in another shape: (N, C) where ONNX keeps (N, C, 1, 1).
     return compare_outputs(
-        "onnxruntime", layer.tensor or "", [theirs], [ours.reshape(theirs.shape)], classes=False
+        "onnxruntime",
+        layer.tensor or "",
+        [theirs],
+        [ours.reshape(theirs.shape)],
+        classes=False,
+        judged_as=judged_as,
     )
 
 

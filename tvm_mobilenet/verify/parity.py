@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["THRESHOLDS", "ParityStatistics", "Threshold", "compare_outputs", "threshold_for"]
+__all__ = [
+    "THRESHOLDS",
+    "ParityStatistics",
+    "Threshold",
+    "compare_outputs",
+    "half_line",
+    "threshold_for",
+]
 
 Array = npt.NDArray[Any]
 
@@ -47,6 +54,33 @@ THRESHOLDS = {
             "border gives 1e-2 and more"
         ),
     ),
+    "float16": Threshold(
+        relative_l2=0.1,
+        agreement=1.0,
+        reason=(
+            "weights, every layer's output and every partial sum are rounded to 11 bits: 2^-11 = "
+            "5e-4 each, some 16 times that for a sum of 1024 products whose errors are as often up "
+            "as down, and networks of random weights let errors grow by a tenth a layer. V1 1.0 "
+            "was seen at 6e-2 in its last layers, at 2e-2 in its output"
+        ),
+    ),
+    "float16 summed in float32": Threshold(
+        relative_l2=0.05,
+        agreement=1.0,
+        reason=(
+            "as float16, without the partial sums: weights and every layer's output are rounded to "
+            "11 bits"
+        ),
+    ),
+    "bfloat16": Threshold(
+        relative_l2=0.25,
+        agreement=1.0,
+        reason=(
+            "weights and every layer's output are rounded to 8 bits: 2^-8 = 4e-3 each, eight times "
+            "what float16 loses; sums are float32. V1 0.25 was seen at 0.11 in its last layers, at "
+            "0.04 in its output"
+        ),
+    ),
     "int8": Threshold(
         relative_l2=0.05,
         agreement=0.995,
@@ -79,6 +113,13 @@ def threshold_for(dtype: str) -> Threshold:
     return THRESHOLDS.get(dtype, _EXACT)
 
 
+def half_line(dtype: str, accumulate: str | None) -> str | None:
+    """Return the line of `THRESHOLDS` for a model that is stored in 16 bits, None for others."""
+    if dtype == "float16" and accumulate == "float32":
+        return "float16 summed in float32"
+    return dtype if dtype in ("float16", "bfloat16") else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityStatistics:
     """One output of the compiled model against that of a reference, over all inputs."""
@@ -89,8 +130,8 @@ class ParityStatistics:
     """Name of the output."""
     dtype: str
     judged_as: str
-    """The line of `THRESHOLDS` that it is held against: its dtype, or for quantized models `int8`
-    or `int8 against float32`."""
+    """The line of `THRESHOLDS` that it is held against: its dtype, that of a model stored in 16
+    bits, or for quantized models `int8` or `int8 against float32`."""
     inputs: int
     """How many inputs were compared."""
     max_abs_error: float

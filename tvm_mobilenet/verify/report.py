@@ -32,7 +32,7 @@ from tvm_mobilenet.verify.engines import (
     PyTorch,
     outputs_in_onnx_layout,
 )
-from tvm_mobilenet.verify.parity import ParityStatistics, compare_outputs
+from tvm_mobilenet.verify.parity import ParityStatistics, compare_outputs, half_line
 
 __all__ = ["DEFAULT_INPUTS", "VerifyReport", "verify"]
 
@@ -189,7 +189,7 @@ def verify(
             threads=executor.threads,
             source=samples.source,
             inputs=samples.count,
-            comparisons=tuple(_comparisons(collected, manifest.dtype)),
+            comparisons=tuple(_comparisons(collected, manifest.dtype, manifest.accumulate)),
             not_compared=not_compared,
             accuracy=_accuracy(samples, collected),
             drift=layers,
@@ -294,12 +294,14 @@ def _collect(
     return collected
 
 
-def _comparisons(collected: _Collected, dtype: str) -> Iterator[ParityStatistics]:
+def _comparisons(
+    collected: _Collected, dtype: str, accumulate: str | None
+) -> Iterator[ParityStatistics]:
     is_integer = dtype == "int8"
     for engine, outputs in collected.items():
         if engine != COMPILED:
             for name, expected in outputs.items():
-                judged_as = None
+                judged_as = half_line(dtype, accumulate)
                 if is_integer:
                     judged_as = "int8" if engine == OnnxRuntime.name else "int8 against float32"
                 yield compare_outputs(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tvm_mobilenet._tvm import PrimFunc, T
+from tvm_mobilenet.precision import Accumulate
 from tvm_mobilenet.schedule.emit import Expr, KernelWriter, broadcast
 from tvm_mobilenet.schedule.mali.emit import (
     Argument,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from tvm_mobilenet.gpu import Gpu
 
 __all__ = [
+    "Accumulate",
     "GpuProductPlan",
     "pack_product",
     "plan_product",
@@ -52,8 +54,6 @@ __all__ = [
 
 _MOST_ROWS = 8
 _MOST_VECTORS = 4
-
-Accumulate = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
