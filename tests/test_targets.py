@@ -25,6 +25,7 @@ WANTED = {
     "rpi5",
     "vim3-mali",
     "x86-64-avx2",
+    "x86-64-avx512-bf16",
     "x86-64-avx512-vnni",
     "x86-64-zen3",
 }

@@ -206,6 +206,8 @@ def _call(dtype: str, name: str, *operands: Expr) -> Expr:
     return T.call_extern(dtype, f"tvm_mobilenet_bfloat16_{name}", *operands)
 
 
+_DPBF16PS = "<16 x float> @llvm.x86.avx512bf16.dpbf16ps.512"
+_CVTNEPS2BF16 = "<16 x bfloat> @llvm.x86.avx512bf16.cvtneps2bf16.512"
 _DOT = "define linkonce_odr <16 x float> @tvm_mobilenet_bfloat16_dot"
 _ROUND = "define linkonce_odr <16 x i16> @tvm_mobilenet_bfloat16_round"
 _FUNCTIONS: dict[DotProduct, str] = {
@@ -213,16 +215,16 @@ _FUNCTIONS: dict[DotProduct, str] = {
     # least normal one taken for 0. Source: Intel 64 and IA-32 Architectures Software Developer's
     # Manual, vol. 2: VDPBF16PS and VCVTNEPS2BF16.
     "instruction": f"""
-declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
-declare <16 x bfloat> @llvm.x86.avx512bf16.cvtneps2bf16.512(<16 x float>)
+declare {_DPBF16PS}(<16 x float>, <32 x bfloat>, <32 x bfloat>)
+declare {_CVTNEPS2BF16}(<16 x float>)
 {_DOT}(<16 x float> %sum, <16 x i32> %x, <16 x i32> %w) alwaysinline {{
   %a = bitcast <16 x i32> %x to <32 x bfloat>
   %b = bitcast <16 x i32> %w to <32 x bfloat>
-  %r = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %sum, <32 x bfloat> %a, <32 x bfloat> %b)
+  %r = call {_DPBF16PS}(<16 x float> %sum, <32 x bfloat> %a, <32 x bfloat> %b)
   ret <16 x float> %r
 }}
 {_ROUND}(<16 x float> %value) alwaysinline {{
-  %r = call <16 x bfloat> @llvm.x86.avx512bf16.cvtneps2bf16.512(<16 x float> %value)
+  %r = call {_CVTNEPS2BF16}(<16 x float> %value)
   %bits = bitcast <16 x bfloat> %r to <16 x i16>
   ret <16 x i16> %bits
 }}

@@ -84,12 +84,12 @@ class _Format:
     lanes: int
     vector: str
     lane: str
-    bits: str
+    codes: tuple[str, str]
     """Of `struct`: float and unsigned integer of its size."""
 
     def encode(self, value: float) -> int:
         """Return a number's bits."""
-        as_float, as_bits = self.bits
+        as_float, as_bits = self.codes
         (bits,) = struct.unpack(f"<{as_bits}", struct.pack(f"<{as_float}", value))
         return int(bits)
 
@@ -100,7 +100,10 @@ class _Format:
         return bits & 0x7FFFF == 0 and -3 <= exponent <= 4
 
 
-_FORMATS = {"float32": _Format(4, "4s", "s", "fI"), "float16": _Format(8, "8h", "h", "eH")}
+_FORMATS = {
+    "float32": _Format(4, "4s", "s", ("f", "I")),
+    "float16": _Format(8, "8h", "h", ("e", "H")),
+}
 
 
 class _Writer:

@@ -110,7 +110,9 @@ def select_kernels(
         x (N, H, W, C), w (O, kH, kW, I/g), result (N, H, W, O), of f32, f16 or bf16.
 
     A kernel computes in the type of its sums, which for what is stored in float16 is `accumulate`,
-    and converts what it loads and stores where that is another. An operator that no family serves is left as it is, for the fallback, and logged with the
+    and converts what it loads and stores where that is another.
+
+    An operator that no family serves is left as it is, for the fallback, and logged with the
     reason. Where `recorded` has no plan, one is computed.
     """
     mod, integer = select_integer(mod, cpu, recorded)
@@ -229,9 +231,10 @@ class _Selector:
                 [x, packed],
                 lambda: write_depthwise(workload, plan),
             )
-        elif (workload.is_pointwise and self._pairs(
-            chain, "pointwise", pointwise_product(workload), call.args[0], weight
-        )) or (workload.is_pointwise and self._gated(chain, workload, call.args[0], weight)):
+        elif (
+            workload.is_pointwise
+            and self._pairs(chain, "pointwise", pointwise_product(workload), call.args[0], weight)
+        ) or (workload.is_pointwise and self._gated(chain, workload, call.args[0], weight)):
             return
         elif workload.is_pointwise:
             product = pointwise_product(workload)

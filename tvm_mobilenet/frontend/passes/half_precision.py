@@ -34,9 +34,9 @@ _IN_HALF = (
     "flatten",
     "strided_slice",
 )
-"""Operators that have 16-bit numbers in and out. A mean over the pixels is one more: its kernel sums
-in float32. All others compute in float32: exponentials overflow at 11 in float16, and long sums of
-TVM's own kernels lose their last terms."""
+"""Operators that have 16-bit numbers in and out. A mean over the pixels is one more: its kernel
+sums in float32. All others compute in float32: exponentials overflow at 11 in float16, and long
+sums of TVM's own kernels lose their last terms."""
 
 
 def store_in_half(mod: IRModule, dtype: Half) -> IRModule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -12,15 +12,12 @@ from tvm_mobilenet.errors import UnsupportedOpError
 from tvm_mobilenet.frontend.dataflow import Binding, constant_array
 
 __all__ = [
-    "Activations",
     "QuantizedConstant",
     "QuantizedTensor",
     "Steps",
     "quantization_of",
     "round_constant",
 ]
-
-Activations = Literal["int8", "uint8"]
 
 _RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 

@@ -1,6 +1,6 @@
 """Follow integer arithmetic from a sum of products to the bytes that it is rounded to.
 
-The forms are those of `tvm_mobilenet/frontend/passes/integer.py`. What deviates is left alone and
+The forms are those of `tvm_mobilenet/frontend/passes/integer`. What deviates is left alone and
 computed as it is written.
 """
 
