@@ -188,14 +188,14 @@ def test_weights_that_do_not_fit_stay_in_float_and_are_listed() -> None:
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_sixteen_bits_and_scales_for_each_channel_are_refused_by_name() -> None:
+def test_sixteen_bits_and_zero_points_for_each_channel_are_refused_by_name() -> None:
     wide = QdqGraph(opset=21)
     wide.node("Relu", [wide.through("x", "xd", 0.001, np.uint16(100))], "y")
     with pytest.raises(UnsupportedOpError, match="activations of uint16"):
         canonicalize(import_onnx(wide.model((1, 3, 4, 4), "y", (1, 3, 4, 4))))
     many = QdqGraph()
     scales = many.constant(np.full(3, 0.1, np.float32))
-    zeros = many.constant(np.zeros(3, np.uint8))
+    zeros = many.constant(np.arange(3, dtype=np.uint8))
     q = many.node("QuantizeLinear", ["x", scales, zeros], "q", axis=1)
     many.node("Relu", [many.node("DequantizeLinear", [q, scales, zeros], "d", axis=1)], "y")
     with pytest.raises(UnsupportedOpError, match="with 3 scales"):

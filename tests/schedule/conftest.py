@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.schedule.emulated import build_runner
@@ -13,3 +14,9 @@ from tests.schedule.emulated import build_runner
 def runner_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C program that runs a kernel for AArch64, compiled."""
     return build_runner(tmp_path_factory.mktemp("runner"))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Numbers, the same in every run."""
+    return np.random.default_rng(4)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tvm_mobilenet.schedule.integer.workload import IntegerWorkload
+from tvm_mobilenet.schedule.integer.workload import ByteWorkload, IntegerWorkload
 
 __all__ = [
     "ConvWorkload",
@@ -222,7 +222,7 @@ FloatWorkload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload
 TunableWorkload = FloatWorkload | IntegerWorkload
 """What a search may look for better plans for."""
 
-Workload = TunableWorkload
+Workload = TunableWorkload | ByteWorkload
 
 PlanSource = Callable[[str, TunableWorkload], Any]
 """Given a family and a workload, the recorded plan for it, or None."""

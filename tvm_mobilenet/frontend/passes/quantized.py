@@ -27,10 +27,21 @@ class QuantizedTensor:
     """A variable of integers q that stand for (q - zero_point) * scale."""
 
     var: Any
-    scale: np.float32
+    scale: np.ndarray
+    """float32: one number, of no dimension, or one for each channel of an NCHW tensor, (C,)."""
     zero_point: int
     dtype: str
     """`int8` or `uint8`."""
+
+    @property
+    def is_by_channel(self) -> bool:
+        """Whether every channel has a scale of its own."""
+        return self.scale.size > 1
+
+    @property
+    def spread_scale(self) -> np.ndarray:
+        """The scale in the shape that goes with the tensor."""
+        return self.scale.reshape(1, -1, 1, 1) if self.is_by_channel else self.scale
 
     @property
     def range(self) -> tuple[int, int]:
@@ -39,14 +50,17 @@ class QuantizedTensor:
 
     def same_as(self, other: QuantizedTensor) -> bool:
         """Tell whether equal integers stand for equal numbers."""
-        mine = (self.scale, self.zero_point, self.dtype)
-        return mine == (other.scale, other.zero_point, other.dtype)
+        mine = (self.zero_point, self.dtype) == (other.zero_point, other.dtype)
+        return mine and np.array_equal(self.scale, other.scale)
 
-    def step(self, value: float) -> float:
-        """Return the integer nearest to a number, as quantize finds it, within the range."""
+    def step(self, value: float) -> float | None:
+        """Return the integer nearest to a number, as quantize finds it, within the range.
+
+        None where channels differ in it.
+        """
         low, high = self.range
-        found = float(np.rint(np.float32(value) / self.scale)) + self.zero_point
-        return min(max(found, float(low)), float(high))
+        found = np.clip(np.rint(np.float32(value) / self.scale) + self.zero_point, low, high)
+        return float(found.flat[0]) if (found == found.flat[0]).all() else None
 
 
 @dataclass(frozen=True)
@@ -145,7 +159,7 @@ class Steps:
     def dequantize(self, var: Any, tensor: QuantizedTensor) -> None:
         """Bind what the integers stand for to `var`."""
         x = self.centred(tensor, var.name)
-        self.bind(var, relax.op.multiply(x, relax.const(tensor.scale, "float32")))
+        self.bind(var, relax.op.multiply(x, relax.const(tensor.spread_scale, "float32")))
 
     def round_and_clip(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tvm_mobilenet._tvm import PrimFunc, T, tirx
 from tvm_mobilenet.schedule.emit import (
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ElementwisePlan",
+    "narrow",
+    "pieces",
     "plan_elementwise",
+    "write_blocks",
     "write_integer_add",
     "write_integer_pool",
     "write_quantize",
@@ -59,9 +62,16 @@ class ElementwisePlan:
     """Whose instructions round and narrow."""
 
 
-def plan_elementwise(
-    workload: IntegerPoolWorkload | IntegerAddWorkload | QuantizeWorkload, cpu: Cpu
-) -> ElementwisePlan:
+class WithBytes(Protocol):
+    """Of a workload, what it moves."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of inputs and output."""
+        ...
+
+
+def plan_elementwise(workload: WithBytes, cpu: Cpu) -> ElementwisePlan:
     """Compute the plan: threads where what they save is more than starting them costs."""
     lanes = cpu.lanes("float32")
     cycles = max(workload.bytes / CACHE_BYTES_PER_CYCLE, workload.bytes / lanes)
@@ -71,7 +81,7 @@ def plan_elementwise(
     )
 
 
-def _narrow(
+def narrow(
     y: Memory, at: Expr, steps: list[Expr], lanes: int, requantize: Requantize, kind: Arithmetic
 ) -> None:
     """Store float32 vectors that lie side by side as bytes."""
@@ -82,7 +92,7 @@ def _narrow(
         first += count
 
 
-def _pieces(values: Expr, count: int, lanes: int) -> list[tuple[Expr, int]]:
+def pieces(values: Expr, count: int, lanes: int) -> list[tuple[Expr, int]]:
     """Cut a vector of `count` into vectors of at most `lanes`."""
     if count <= lanes:
         return [(values, count)]
@@ -110,7 +120,7 @@ def write_integer_pool(
                 at = (image * w.pixels + pixel) * w.channels + channel
                 # Sums in 16 bits would be fewer; a pool is a thousandth of a model.
                 loaded = kernel["x"].load(at, count)
-                for index, (piece, lanes) in enumerate(_pieces(loaded, count, width)):
+                for index, (piece, lanes) in enumerate(pieces(loaded, count, width)):
                     sums[index] = sums[index] + widen(piece, "int32", lanes)
             scale = constant(w.scale, "float32", width)
             steps = [
@@ -118,15 +128,15 @@ def write_integer_pool(
                 for index in range(max(1, count // width))
             ]
             at = image * w.channels + channel
-            _narrow(kernel["y"], at, steps, width, w.requantize, plan.arithmetic)
+            narrow(kernel["y"], at, steps, width, w.requantize, plan.arithmetic)
 
-        pieces = split_lanes(w.channels, plan.block)
+        spans = split_lanes(w.channels, plan.block)
         full = w.channels // plan.block
         with T.serial(0, w.batch) as image:
             if full:
                 with task_loop(full, plan.tasks > 1) as index:
                     vector(image, index * plan.block, plan.block)
-            for offset, count in pieces[full:]:
+            for offset, count in spans[full:]:
                 vector(image, offset, count)
 
     return write_kernel(w.dtype, parameters, body)
@@ -152,28 +162,38 @@ def write_integer_add(
             centred = loaded - integer(zero, "int16", count) if zero else loaded
             return [
                 widen(piece, "float32", lanes) * constant(factor, "float32", lanes)
-                for piece, lanes in _pieces(centred, count, plan.lanes)
+                for piece, lanes in pieces(centred, count, plan.lanes)
             ]
 
         def block(at: Expr, count: int) -> None:
             both = zip(operand("a", at, count), operand("b", at, count), strict=True)
             steps = [left + right for left, right in both]
             width = min(count, plan.lanes)
-            _narrow(kernel["y"], at, steps, width, w.requantize, plan.arithmetic)
+            narrow(kernel["y"], at, steps, width, w.requantize, plan.arithmetic)
 
-        _blocks(w.elements, plan, block)
+        write_blocks(w.elements, plan, block)
 
     return write_kernel("int8", parameters, body)
 
 
-def _blocks(elements: int, plan: ElementwisePlan, write: Callable[[Expr, int], None]) -> None:
-    """Write a loop over blocks of elements, cut among threads, and what is left over."""
+def write_blocks(
+    elements: int,
+    plan: ElementwisePlan,
+    write: Callable[[Expr, int], None],
+    begin: Callable[[], None] | None = None,
+) -> None:
+    """Write a loop over blocks of elements, cut among threads, and what is left over.
+
+    `begin` writes what each thread does first.
+    """
     tasks, block = plan.tasks, plan.block
     full = elements // block
     per_task = -(-full // tasks)
     if full:
         with task_loop(tasks, tasks > 1) as task:
             first = T.min(task * per_task, max(0, full - per_task)) if tasks > 1 else 0
+            if begin is not None:
+                begin()
             with T.serial(0, per_task) as index:
                 write((first + index) * block, block)
     for offset, count in split_lanes(elements % block, block):
@@ -223,7 +243,7 @@ def write_quantize(
             kernel["y"].store(at, together, count * w.channels)
 
         with T.serial(0, w.batch) as image:
-            _blocks(w.pixels, plan, lambda pixel, count: block(image, pixel, count))
+            write_blocks(w.pixels, plan, lambda pixel, count: block(image, pixel, count))
 
     return write_kernel("float32", parameters, body)
 

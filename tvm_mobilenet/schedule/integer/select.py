@@ -24,6 +24,7 @@ from tvm_mobilenet.frontend.dataflow import (
     static_shape,
 )
 from tvm_mobilenet.schedule.anchors import is_to_nhwc, pair_of, reduced_axes
+from tvm_mobilenet.schedule.integer.byte_functions import ByteFunctions
 from tvm_mobilenet.schedule.integer.chain import IntegerTail, TailFollower, element_type, scalar
 from tvm_mobilenet.schedule.integer.convolution import (
     pack_integer_conv,
@@ -49,12 +50,17 @@ from tvm_mobilenet.schedule.integer.matmul import (
     write_integer_matmul,
 )
 from tvm_mobilenet.schedule.integer.requantize import is_safe
+from tvm_mobilenet.schedule.integer.scale import plan_integer_scale, write_integer_scale
+from tvm_mobilenet.schedule.integer.table import can_look_up, plan_table, write_table
 from tvm_mobilenet.schedule.integer.workload import (
     RANGES,
+    ByteWorkload,
     IntegerAddWorkload,
     IntegerConvWorkload,
     IntegerMatmulWorkload,
     IntegerPoolWorkload,
+    IntegerScaleWorkload,
+    IntegerTableWorkload,
     IntegerWorkload,
     QuantizeWorkload,
 )
@@ -74,7 +80,7 @@ class IntegerKernel:
 
     symbol: str
     family: str
-    workload: IntegerWorkload
+    workload: IntegerWorkload | ByteWorkload
     plan: Any
     origin: Literal["computed", "tuned"] = "computed"
 
@@ -114,6 +120,7 @@ class _IntegerSelector:
         self._users = self.flow.users()
         self._tails = TailFollower(self._users)
         self._definitions = self.flow.definitions()
+        self._functions = ByteFunctions(self._definitions)
 
     def visit(self, binding: Binding) -> None:
         """Choose a kernel for one binding if it is an anchor."""
@@ -291,6 +298,8 @@ class _IntegerSelector:
             self._sum(tail, value)
         elif is_call(value, "divide"):
             self._quantize(tail, value)
+        elif is_call(value, "multiply") and not self._table(tail):
+            self._scale(tail, value)
 
     def _sum(self, tail: IntegerTail, value: Any) -> None:
         operands = [self._operand(arg) for arg in value.args]
@@ -321,23 +330,95 @@ class _IntegerSelector:
             lambda: write_integer_add(workload, plan, shape=shape),
         )
 
+    def _table(self, tail: IntegerTail) -> bool:
+        """Look up what is a function of one byte, where the processor can."""
+        x = self._functions.source_of(tail.last)
+        if x is None or not can_look_up(self._cpu):
+            return False
+        shape = static_shape(tail.last)
+        workload = IntegerTableWorkload(
+            elements=math.prod(shape),
+            x_dtype="int8" if element_type(x) == "int8" else "uint8",
+            y_dtype="int8" if element_type(tail.last) == "int8" else "uint8",
+        )
+        plan = plan_table(workload, self._cpu)
+        self._place(
+            tail,
+            "int8_table",
+            workload,
+            plan,
+            [x, self._functions.table(tail.last, x)],
+            lambda: write_table(workload, plan, shape=shape),
+        )
+        return True
+
+    def _scale(self, tail: IntegerTail, value: Any) -> None:
+        """Multiply an image by one number for each of its channels."""
+        factor, product = scalar(value.args[1]), self._definitions.get(value.args[0])
+        if factor is None or tail.requantize is None or not is_call(product, "multiply"):
+            return
+        found = self._gated(product, static_shape(tail.last))
+        if found is None:
+            return
+        (image, image_zero), (gate, gate_zero) = found
+        shape, gate_shape = static_shape(image), static_shape(gate)
+        safe = is_safe(255 * 255, abs(factor))
+        workload = IntegerScaleWorkload(
+            batch=shape[0],
+            pixels=shape[1] * shape[2],
+            channels=shape[3],
+            x_dtype="int8" if element_type(image) == "int8" else "uint8",
+            x_zero_point=image_zero,
+            gate_dtype="int8" if element_type(gate) == "int8" else "uint8",
+            gate_zero_point=gate_zero,
+            factor=factor,
+            requantize=replace(tail.requantize, may_overflow=not safe),
+        )
+        plan = plan_integer_scale(workload, self._cpu)
+        self._place(
+            tail,
+            "int8_scale",
+            workload,
+            plan,
+            [image, gate],
+            lambda: write_integer_scale(workload, plan, x_shape=shape, gate_shape=gate_shape),
+        )
+
+    def _gated(
+        self, product: Any, shape: tuple[int, ...]
+    ) -> tuple[tuple[Any, int], tuple[Any, int]] | None:
+        """Return image and gate of a product, each with its zero point."""
+        if len(shape) != 4:
+            return None
+        for pair in (tuple(product.args), tuple(reversed(product.args))):
+            image, gate = (self._centred(arg) for arg in pair)
+            if image is None or gate is None or static_shape(image[0]) != shape:
+                continue
+            if static_shape(gate[0]) == (shape[0], 1, 1, shape[3]):
+                return image, gate
+        return None
+
     def _operand(self, expr: Any) -> tuple[Any, int, float] | None:
         """Read (astype(x) - zero point) * factor backwards."""
         value = self._definitions.get(expr)
         if not is_call(value, "multiply"):
             return None
-        factor = scalar(value.args[1])
-        inner = self._definitions.get(value.args[0])
+        factor, found = scalar(value.args[1]), self._centred(value.args[0])
+        return None if factor is None or found is None else (*found, factor)
+
+    def _centred(self, expr: Any) -> tuple[Any, int] | None:
+        """Read astype(x) - zero point backwards."""
+        inner = self._definitions.get(expr)
         zero = 0.0
         if is_call(inner, "subtract"):
             found = scalar(inner.args[1])
             if found is None:
                 return None
             zero, inner = found, self._definitions.get(inner.args[0])
-        if factor is None or not is_call(inner, "astype") or not zero.is_integer():
+        if not is_call(inner, "astype") or not zero.is_integer():
             return None
         x = inner.args[0]
-        return (x, int(zero), factor) if element_type(x) in RANGES else None
+        return (x, int(zero)) if element_type(x) in RANGES else None
 
     def _quantize(self, tail: IntegerTail, value: Any) -> None:
         """Quantize the model's input, and lay it out as NHWC on the way where that follows."""
@@ -413,7 +494,7 @@ class _IntegerSelector:
         self,
         tail: IntegerTail,
         family: str,
-        workload: IntegerWorkload,
+        workload: IntegerWorkload | ByteWorkload,
         plan: Any,
         inputs: list[Any],
         write: Callable[[], PrimFunc],

@@ -8,11 +8,14 @@ from typing import Literal
 
 __all__ = [
     "RANGES",
+    "ByteWorkload",
     "IntegerAddWorkload",
     "IntegerConvWorkload",
     "IntegerDtype",
     "IntegerMatmulWorkload",
     "IntegerPoolWorkload",
+    "IntegerScaleWorkload",
+    "IntegerTableWorkload",
     "IntegerWorkload",
     "QuantizeWorkload",
     "Requantize",
@@ -221,6 +224,64 @@ class QuantizeWorkload:
         return math.prod((5, self.batch, self.channels, self.pixels))
 
 
+@dataclass(frozen=True, kw_only=True)
+class IntegerTableWorkload:
+    """y = table[x], element by element; the table is an argument of 256 bytes."""
+
+    elements: int
+    x_dtype: IntegerDtype
+    y_dtype: IntegerDtype
+
+    @property
+    def dtype(self) -> str:
+        """Of x."""
+        return self.x_dtype
+
+    @property
+    def macs(self) -> int:
+        """A table has no multiply-adds."""
+        return 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of input, table and output."""
+        return 2 * self.elements + 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerScaleWorkload:
+    """y = requantize((x - x_zero_point) * (gate - gate_zero_point) * factor).
+
+    x and y (batch, pixels, channels), gate (batch, channels).
+    """
+
+    batch: int
+    pixels: int
+    channels: int
+    x_dtype: IntegerDtype
+    x_zero_point: int
+    gate_dtype: IntegerDtype
+    gate_zero_point: int
+    factor: float
+    """A float32 number."""
+    requantize: Requantize
+
+    @property
+    def dtype(self) -> str:
+        """Of x."""
+        return self.x_dtype
+
+    @property
+    def macs(self) -> int:
+        """A product has no multiply-adds."""
+        return 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of input, gate and output."""
+        return self.batch * self.channels * (2 * self.pixels + 1)
+
+
 IntegerWorkload = (
     IntegerMatmulWorkload
     | IntegerConvWorkload
@@ -228,3 +289,6 @@ IntegerWorkload = (
     | IntegerAddWorkload
     | QuantizeWorkload
 )
+
+ByteWorkload = IntegerTableWorkload | IntegerScaleWorkload
+"""What no search changes."""

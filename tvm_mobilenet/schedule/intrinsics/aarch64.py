@@ -15,6 +15,7 @@ __all__ = [
     "add_pairs",
     "convert_to_nearest",
     "dot_by_lane",
+    "look_up",
     "matrix_product",
     "narrow",
     "pairwise_sum",
@@ -70,6 +71,16 @@ def pairwise_sum(left: Expr, right: Expr) -> Expr:
 def convert_to_nearest(values: Expr) -> Expr:
     """FCVTNS: float32x4 to int32x4, halves to even, saturating."""
     return call("int32x4", f"{_NEON}.fcvtns.v4i32.v4f32", values)
+
+
+def look_up(table: list[Expr], indices: Expr, otherwise: Expr | None) -> Expr:
+    """TBL or TBX: 16 entries of a table of 64 bytes, four int8x16.
+
+    Where an index, seen as unsigned, is beyond them: 0 (TBL), or what `otherwise` has there (TBX).
+    """
+    if otherwise is None:
+        return call("int8x16", f"{_NEON}.tbl4.v16i8", *table, indices)
+    return call("int8x16", f"{_NEON}.tbx4.v16i8", otherwise, *table, indices)
 
 
 def narrow(values: list[Expr], zero_point: int, dtype: str) -> Expr:

@@ -19,6 +19,7 @@ __all__ = [
     "rewrite_move",
 ]
 
+_BY_CHANNEL = "its input has a scale for each channel"
 _VIEWS = ("reshape", "permute_dims", "squeeze", "expand_dims", "flatten")
 MOVES = (*_VIEWS, "nn.pad", "nn.max_pool2d", "strided_slice")
 """Operators that compute the same on integers as on what they stand for."""
@@ -31,6 +32,8 @@ def rewrite_element_wise(walk: Walk, binding: Binding) -> str | None:
     tail = walk.tail(binding.var)
     if a is None or b is None:
         return "no integer form"
+    if a.is_by_channel or b.is_by_channel:
+        return _BY_CHANNEL
     if tail.out is None:
         return "its result is not quantized"
     name, scale = tail.last.name, tail.out.scale
@@ -56,6 +59,8 @@ def rewrite_mean(walk: Walk, binding: Binding) -> str | None:
     axes = sorted(int(axis) % len(shape) for axis in call.attrs.axis or range(len(shape)))
     if tensor is None:
         return "its input is not quantized"
+    if tensor.is_by_channel:
+        return _BY_CHANNEL
     if len(shape) != 4 or axes != [2, 3]:
         return f"a mean over axes {axes}"
     pixels = shape[2] * shape[3]
@@ -84,6 +89,8 @@ def rewrite_concat(walk: Walk, binding: Binding) -> str | None:
     known = [part for part in parts if part is not None]
     if not known or len(known) != len(parts):
         return "a part is not quantized"
+    if any(part.is_by_channel for part in known):
+        return _BY_CHANNEL
     tail = walk.tail(binding.var)
     is_plain = (tail.low, tail.high) == (-np.inf, np.inf)
     if tail.out is None or not is_plain:
@@ -120,11 +127,14 @@ def rewrite_move(walk: Walk, binding: Binding) -> str | None:
     tensor = walk.tensors.get(x)
     if tensor is None:
         return "" if is_call(call, *_VIEWS) else "its input is not quantized"
+    if tensor.is_by_channel:
+        return _BY_CHANNEL
     name = binding.var.name
     if is_call(call, "nn.pad"):
         if str(call.attrs.pad_mode) != "constant":
             return f"padding by {call.attrs.pad_mode}"
         value = tensor.step(float(call.attrs.pad_value))
+        assert value is not None  # one scale, one step
         widths = [int(width) for width in call.attrs.pad_width]
         new = relax.op.nn.pad(tensor.var, widths, pad_value=value)
     else:

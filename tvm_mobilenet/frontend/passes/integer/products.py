@@ -30,8 +30,14 @@ def rewrite_product(walk: Walk, binding: Binding, out_axis: int) -> str | None:
     if isinstance(weights, str):
         return weights
     weight, weight_scale = weights
+    scale = tensor.scale
+    if tensor.is_by_channel:
+        # One channel for each sum: then its scale is as good as the weights' own.
+        if out_axis != 0 or int(call.attrs.groups) != scale.size or weight.shape[1] != 1:
+            return "its input has a scale for each channel, and it is not depthwise"
+        scale = np.repeat(scale, weight.shape[0] // scale.size)
     tail = walk.tail(binding.var, biased=True, channels=weight_scale.size)
-    unit = np.float32(tensor.scale) * weight_scale
+    unit = scale * weight_scale
     axes = tuple(axis for axis in range(weight.ndim) if axis != out_axis)
     own = _bias_steps(tail.bias, unit)
     bias = own - tensor.zero_point * weight.sum(axis=axes, dtype=np.int64)

@@ -34,7 +34,17 @@ class Tail:
         assert self.out is not None
         low = -np.inf if self.low == -np.inf else self.out.step(self.low)
         high = np.inf if self.high == np.inf else self.out.step(self.high)
+        assert low is not None
+        assert high is not None
         return low, high
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether the bounds are the same for all channels of the result."""
+        assert self.out is not None
+        return all(
+            np.isinf(bound) or self.out.step(bound) is not None for bound in (self.low, self.high)
+        )
 
 
 class TailFollower:
@@ -57,7 +67,9 @@ class TailFollower:
         self._values = values
         self._constants = constants
 
-    def follow(self, var: Any, *, biased: bool = False, channels: int = 0) -> Tail:
+    def follow(
+        self, var: Any, *, biased: bool = False, channels: int = 0, quantized: bool = True
+    ) -> Tail:
         """Follow single readers: a bias, bounds, a quantize. Without the last, the bias alone."""
         tail = Tail(var)
         reader = self._single_reader(var)
@@ -85,7 +97,7 @@ class TailFollower:
             tail.last = reader.var
             tail.members.append(reader.var)
             reader = self._single_reader(reader.var)
-        if reader is None or not is_call(reader.value, "quantize"):
+        if reader is None or not is_call(reader.value, "quantize") or not quantized:
             return without
         tail.last, tail.quantize = reader.var, reader.value
         tail.members.append(reader.var)

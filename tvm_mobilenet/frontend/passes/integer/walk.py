@@ -9,7 +9,7 @@ import numpy as np
 
 from tvm_mobilenet._tvm import relax
 from tvm_mobilenet.errors import UnsupportedOpError
-from tvm_mobilenet.frontend.dataflow import Binding, Dataflow, constant_array, is_call
+from tvm_mobilenet.frontend.dataflow import Binding, Dataflow, constant_array, is_call, static_shape
 from tvm_mobilenet.frontend.passes.integer.tail import Tail, TailFollower
 from tvm_mobilenet.frontend.passes.islands import Islands
 from tvm_mobilenet.frontend.passes.quantized import (
@@ -52,7 +52,7 @@ class Walk:
     def dequantize(self, binding: Binding) -> None:
         """Remember what a dequantize makes of integers, or fold it into a constant."""
         var, call = binding.var, binding.value
-        scale, zero_point, dtype = quantization_of(call, f"DequantizeLinear {var.name!r}")
+        scale, zero_point, _ = quantization_of(call, f"DequantizeLinear {var.name!r}")
         source = call.args[0]
         array = self._rounded.get(source)
         if array is None:
@@ -62,21 +62,16 @@ class Walk:
             self.constants[var] = constant
             self.steps.bind(var, relax.const(constant.floats()))
             return
-        if scale.size != 1 or dtype not in _BYTE:
-            raise _unsupported("DequantizeLinear", var, scale, dtype)
+        found = _as_tensor("DequantizeLinear", var, source, call)
         tensor = self._integers.get(source)
-        found = (np.float32(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0]), dtype)
         if tensor is None or not self._is_of(source, found):
-            tensor = QuantizedTensor(source, *found)
+            tensor = found
         self.stands_for(var, tensor)
 
-    def _is_of(self, source: Any, found: tuple[np.float32, int, str]) -> bool:
+    def _is_of(self, source: Any, found: QuantizedTensor) -> bool:
         """Tell whether integers are read back with the scale that they were written with."""
         made = self._values[source]
-        if not is_call(made, "quantize"):
-            return False
-        scale, zero_point, dtype = quantization_of(made, source.name)
-        return found == (scale.reshape(-1)[0], int(zero_point.reshape(-1)[0]), dtype)
+        return is_call(made, "quantize") and self._target(source, made).same_as(found)
 
     def stands_for(self, var: Any, tensor: QuantizedTensor) -> None:
         """Remember a float variable's integers; its own arithmetic goes if nothing reads it."""
@@ -85,12 +80,7 @@ class Walk:
 
     def _target(self, var: Any, call: Any) -> QuantizedTensor:
         """Return what a quantize makes."""
-        scale, zero_point, dtype = quantization_of(call, f"QuantizeLinear {var.name!r}")
-        if scale.size != 1 or dtype not in _BYTE:
-            raise _unsupported("QuantizeLinear", var, scale, dtype)
-        return QuantizedTensor(
-            var, np.float32(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0]), dtype
-        )
+        return _as_tensor("QuantizeLinear", var, var, call)
 
     def quantize(self, binding: Binding) -> None:
         """Quantize what is float32, or leave integers as they are where nothing changes."""
@@ -109,10 +99,10 @@ class Walk:
         name = binding.var.name
         if any(x.same_as(param) for param in self._params):
             scaled = self.steps.emit(
-                f"{name}_scaled", relax.op.divide(x, relax.const(out.scale, "float32"))
+                f"{name}_scaled", relax.op.divide(x, relax.const(out.spread_scale, "float32"))
             )
         else:
-            factor = relax.const(np.float32(1) / out.scale, "float32")
+            factor = relax.const(np.float32(1) / out.spread_scale, "float32")
             scaled = self.steps.emit(f"{name}_scaled", relax.op.multiply(x, factor))
         self.islands.quantized(x)
         self.becomes(binding.var, self.steps.round_and_clip(scaled, out, name))
@@ -130,9 +120,12 @@ class Walk:
     def tail(self, var: Any, *, biased: bool = False, channels: int = 0) -> Tail:
         """Return what follows an operator; `biased` with a bias of so many channels."""
         tail = self._tails.follow(var, biased=biased, channels=channels)
-        if tail.quantize is not None:
-            tail.out = self._target(tail.last, tail.quantize)
-        return tail
+        if tail.quantize is None:
+            return tail
+        tail.out = self._target(tail.last, tail.quantize)
+        if tail.has_bounds and (biased or not tail.out.is_by_channel):
+            return tail
+        return self._tails.follow(var, biased=biased, channels=channels, quantized=False)
 
     def requantize(
         self, integers: Any, tail: Tail, unit: np.ndarray, shape: tuple[int, ...]
@@ -159,6 +152,18 @@ class Walk:
         self.becomes(tail.last, tensor)
 
 
+def _as_tensor(operator: str, var: Any, integers: Any, call: Any) -> QuantizedTensor:
+    """Return what a quantize or dequantize says of integers."""
+    scale, zero_point, dtype = quantization_of(call, f"{operator} {var.name!r}")
+    is_by_channel = scale.size > 1
+    is_alike = (zero_point == zero_point.flat[0]).all()
+    is_of_images = len(static_shape(var)) == 4 and int(call.attrs.axis) % 4 == 1
+    if dtype not in _BYTE or (is_by_channel and not (is_alike and is_of_images)):
+        raise _unsupported(operator, var, scale, dtype)
+    shape = (-1,) if is_by_channel else ()
+    return QuantizedTensor(integers, scale.reshape(shape), int(zero_point.flat[0]), dtype)
+
+
 def _unsupported(operator: str, var: Any, scale: np.ndarray, dtype: str) -> UnsupportedOpError:
     if dtype not in _BYTE:
         return UnsupportedOpError(
@@ -167,5 +172,6 @@ def _unsupported(operator: str, var: Any, scale: np.ndarray, dtype: str) -> Unsu
         )
     return UnsupportedOpError(
         f"operator {operator} (tensor {var.name!r}) cannot be handled: activations with "
-        f"{scale.size} scales; quantize activations with one scale for each tensor"
+        f"{scale.size} scales; quantize activations with one scale for each tensor, or for each "
+        "channel of an image with one zero point"
     )
