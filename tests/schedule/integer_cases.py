@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -271,31 +271,30 @@ def add_case(
 def quantize_case(
     rng: np.random.Generator, cpu: Cpu, shape: tuple[int, int, int, int], dtype: IntegerDtype
 ) -> Case:
-    batch, channels, height, width = shape
-    requantize = requantize_for(dtype)
-    requantize = Requantize(
-        dtype=dtype,
-        zero_point=requantize.zero_point,
-        low=requantize.low,
-        high=requantize.high,
-        may_overflow=True,
-    )
-    step = np.float32(0.03)
+    step = 0.03
     # Whole steps and halves, and numbers far outside of int32.
-    x = (rng.integers(-300, 300, shape) / 2).astype(np.float32) * step
+    x = (rng.integers(-300, 300, shape) / 2).astype(np.float32) * np.float32(step)
     x.reshape(-1)[:4] = [1e36, -1e36, 1e12, -1e12]
+    return quantize_values(x, step, cpu, dtype)
+
+
+def quantize_values(x: np.ndarray, step: float, cpu: Cpu, dtype: IntegerDtype) -> Case:
+    """Quantize float32 NCHW values with a step that is rounded to float32."""
+    batch, channels, height, width = x.shape
+    requantize = replace(requantize_for(dtype), may_overflow=True)
     workload = QuantizeWorkload(
         batch=batch,
         channels=channels,
         pixels=height * width,
-        step=float(step),
+        step=float(np.float32(step)),
         requantize=requantize,
     )
     plan = plan_elementwise(workload, cpu)
     y_shape = (batch, height, width, channels)
-    moved = np.rint(x / step) + np.float32(requantize.zero_point)
+    with np.errstate(over="ignore"):
+        moved = np.rint(x / np.float32(step)) + np.float32(requantize.zero_point)
     expected = np.clip(moved, requantize.low, requantize.high).astype(dtype)
-    function = write_quantize(workload, plan, x_shape=shape, y_shape=y_shape)
+    function = write_quantize(workload, plan, x_shape=x.shape, y_shape=y_shape)
     return Case(function, [x], expected.transpose(0, 2, 3, 1), plan)
 
 

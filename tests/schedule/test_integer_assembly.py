@@ -68,6 +68,29 @@ def test_vnni_on_256_bits() -> None:
     assert "zmm" not in text
 
 
+def test_vnni_asks_for_the_next_weights_while_it_multiplies() -> None:
+    spec = load_target("x86-64-avx512-vnni")
+    case = cases.matmul_case(np.random.default_rng(0), spec.cpu, (98, 512, 640), "uint8")
+    assert (case.plan.outer, case.plan.prefetch) == ("columns", True)
+    loops = innermost_loops(assembly(case, spec))
+    dots, _ = busiest(loops, "vpdpbusd")
+    loop = next(x for x in loops if sum(i.startswith("vpdpbusd") for i in x) == dots)
+    assert sum(i.startswith("prefetcht1") for i in loop) == 1
+
+
+def test_vnni_reads_windows_where_they_lie() -> None:
+    spec = load_target("x86-64-avx512-vnni")
+    case = cases.conv_case(np.random.default_rng(0), spec.cpu, (1, 56, 56, 3), 32, "uint8")
+    loops = innermost_loops(assembly(case, spec))
+    dots, _ = busiest(loops, "vpdpbusd")
+    loop = next(x for x in loops if sum(i.startswith("vpdpbusd") for i in x) == dots)
+    # Nine bytes of a row of the filter are three steps; each reads a pixel once.
+    assert dots == 9 * case.plan.row_tile * case.plan.column_vectors
+    assert sum(i.startswith("vpbroadcastd") for i in loop) <= 9 * case.plan.row_tile + 2
+    # Filters may wait on the stack, totals may not go there.
+    assert not [i for i in loop if i.endswith("(%rsp)")]
+
+
 def test_avx2_never_saturates() -> None:
     text = pointwise(load_target("x86-64-avx2"))
     products, instructions = busiest(innermost_loops(text), "vpmaddwd")

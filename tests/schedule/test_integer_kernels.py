@@ -132,6 +132,8 @@ def test_depthwise(
         # A 1x1 kernel that strides, and a depth that is no multiple of anything.
         ((1, 10, 10, 16), 8, {"kernel": 1, "padding": (0, 0, 0, 0)}),
         ((1, 8, 8, 7), 10, {"stride": 1}),
+        # A row of the filter of many steps, and more columns than a panel has.
+        ((1, 6, 5, 40), 88, {"stride": 1}),
     ],
 )
 def test_convolution(
@@ -143,6 +145,17 @@ def test_convolution(
 ) -> None:
     dtype: Any = "uint8" if shape[1] % 2 else "int8"
     check(cases.conv_case(rng, cpu, shape, channels, dtype, **options))
+
+
+@pytest.mark.parametrize("step", [0.0078125, 0.0186584, 1.9999999, 0.9999999, 3.7e-6])
+def test_quantizing_rounds_quotients_as_a_division_does(step: float) -> None:
+    rng = np.random.default_rng(5)
+    whole = np.float32(step) * rng.integers(-20, 280, 2000).astype(np.float32)
+    halves = whole + np.float32(step) * np.float32(0.5)
+    near = [np.nextafter(halves, side, dtype=np.float32) for side in (-np.inf, np.inf)]
+    far = np.array([0, -0.0, 3e38, -3e38, np.inf, -np.inf, 1e-40, 2.0**30 * step], np.float32)
+    x = np.concatenate([whole, halves, *near, far]).reshape(1, 1, 1, -1)
+    check(cases.quantize_values(x, step, load_target("x86-64-avx2").cpu, "uint8"))
 
 
 def test_interleaving_is_undone_by_narrowing() -> None:

@@ -3,12 +3,13 @@
 The image is copied with its padding, each window of it becomes a row of bytes (for each row of the
 kernel, the pixels that it covers lie side by side in NHWC), and the rows are multiplied as those of
 a pointwise convolution. Unrolling takes three or four instructions for each 16 bytes; the stem's
-product ten times as many.
+product ten times as many. With VPDPBUSD nothing is unrolled: see `direct_convolution.py`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,11 @@ from tvm_mobilenet.schedule.emit import (
     Parameter,
     task_loop,
     write_kernel,
+)
+from tvm_mobilenet.schedule.integer.direct_convolution import (
+    filter_matrix,
+    pixels_of_tile,
+    write_direct,
 )
 from tvm_mobilenet.schedule.integer.matmul import (
     IntegerMatmulPlan,
@@ -57,7 +63,10 @@ def unrolled(workload: IntegerConvWorkload) -> IntegerMatmulWorkload:
 
 def plan_integer_conv(workload: IntegerConvWorkload, cpu: Cpu) -> IntegerMatmulPlan:
     """Compute the plan of the product of unrolled windows."""
-    return plan_integer_matmul(unrolled(workload), cpu)
+    plan = plan_integer_matmul(unrolled(workload), cpu)
+    if plan.product == "vnni":
+        plan = replace(plan, row_tile=pixels_of_tile(workload, plan, cpu))
+    return plan
 
 
 def pack_integer_conv(
@@ -68,6 +77,8 @@ def pack_integer_conv(
     plan: IntegerMatmulPlan,
 ) -> PackedWeights:
     """Lay out int8 weights (O, kH, kW, I), int32 bias and float32 scale (O,) for a plan."""
+    if plan.product == "vnni":
+        return pack_integer_matmul(filter_matrix(weights), bias, scale, dtype, plan)
     matrix = weights.reshape(weights.shape[0], -1).T
     matrix = np.pad(matrix, ((0, -len(matrix) % _DEPTH_UNIT), (0, 0)))
     return pack_integer_matmul(matrix, bias, scale, dtype, plan)
@@ -87,6 +98,9 @@ def write_integer_conv(workload: IntegerConvWorkload, packed: PackedWeights) -> 
     ]
 
     def body(kernel: KernelWriter) -> None:
+        if packed.plan.product == "vnni":
+            write_direct(kernel, w, packed.plan)
+            return
         windows = _Windows(kernel, w, packed.plan.is_parallel)
         windows.copy_image()
         source = windows.unroll()

@@ -62,6 +62,9 @@ class IntegerMatmulPlan:
     block: int = 1
     """Tiles of rows, or panels of columns, of the outer loop that a task takes together, inside
     the other loop: what that one reads is then read once for them all."""
+    prefetch: bool = False
+    """With the columns outside, ask for a task's weights while the task before it is computed: a
+    model's weights do not stay in the L2 cache from one inference to the next."""
     is_parallel: bool
     """Cut the tasks among the threads; False where starting them costs more than they save."""
     arithmetic: Arithmetic
@@ -126,7 +129,8 @@ def plan_integer_matmul(workload: IntegerMatmulWorkload, cpu: Cpu) -> IntegerMat
         sums=(4 if workload.depth >= 32 else 2) if product == "mlal" else 1,
         chunk=32 if product == "mlal" and workload.depth >= 32 else CHUNK,
         unroll=2 if product == "mlal" and workload.depth >= 32 else 1,
-        outer=_outer_loop(workload, row_tiles, panels, cpu),
+        outer=_outer_loop(workload, product, row_tiles, panels, cpu),
+        prefetch=product == "vnni" and min(row_tiles, panels) > 1,
         is_parallel=_pays_to_parallelize(workload, product, cpu),
         arithmetic=arithmetic(cpu),
     )
@@ -182,12 +186,13 @@ _DOT_LATENCY = 5
 
 
 def _outer_loop(
-    workload: IntegerMatmulWorkload, row_tiles: int, panels: int, cpu: Cpu
+    workload: IntegerMatmulWorkload, product: ProductName, row_tiles: int, panels: int, cpu: Cpu
 ) -> Literal["rows", "columns"]:
     """Choose the loop that leaves the threads balanced; between equals, the one that moves less.
 
     With the rows outside, the weights are read again for each row tile; with the columns outside,
-    the input for each panel. What is read again should fit the L2 cache.
+    the input for each panel. What is read again should fit the L2 cache. With `vnni` the next
+    panel's weights are asked for ahead, which pays as soon as they do not fit the L1 cache.
     """
 
     def idle_share(tasks: int) -> float:
@@ -199,6 +204,8 @@ def _outer_loop(
     columns_cost = idle_share(panels) + (0.1 if inputs > l2_bytes // 2 else 0)
     if abs(rows_cost - columns_cost) > 0.02:
         return "rows" if rows_cost < columns_cost else "columns"
+    if product == "vnni":
+        return "rows" if weights <= cpu.l1d_kib * 1024 else "columns"
     return "rows" if weights <= inputs else "columns"
 
 

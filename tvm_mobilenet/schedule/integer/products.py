@@ -34,10 +34,20 @@ from tvm_mobilenet.schedule.intrinsics.vectors import integer, same_bits, widen
 if TYPE_CHECKING:
     from tvm_mobilenet.schedule.integer.matmul import IntegerMatmulPlan
 
-__all__ = ["Panel", "Product", "Remainder", "Totals", "make_product"]
+__all__ = ["Panel", "Prefetch", "Product", "Remainder", "Totals", "make_product"]
 
 Totals = Callable[[int, int], Expr]
 """Given a row of the tile and a vector of the panel, its int32 totals, bias included."""
+
+
+@dataclass(frozen=True)
+class Prefetch:
+    """Weights that a later task reads, asked for step by step."""
+
+    start: Expr
+    """Where what this tile asks for begins."""
+    stride: int
+    """Bytes from one step to the next."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class Panel:
     """The first of them."""
     w_base: Expr
     """Where its weights begin."""
+    ahead: Prefetch | None = None
+    """What to bring into the L2 cache meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -314,6 +326,8 @@ class _Broadcast:
             return total + spread * widen(weights, "int32", lanes)
 
         def turn(index: Expr) -> None:
+            if panel.ahead is not None:
+                self._w.prefetch(panel.ahead.start + index * panel.ahead.stride)
             loaded = Registers(vectors, _WEIGHTS[plan.product], step * lanes)
             for vector in range(vectors):
                 at = w_base + (index * vectors + vector) * (step * lanes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tvm_mobilenet._tvm import T
 from tvm_mobilenet.schedule.emit import Expr, KernelWriter, Memory, task_loop, when
-from tvm_mobilenet.schedule.integer.products import Panel, Totals
+from tvm_mobilenet.schedule.integer.products import Panel, Prefetch, Totals
 from tvm_mobilenet.schedule.integer.requantize import store_rows
 from tvm_mobilenet.schedule.integer.rows import CHUNK
 
@@ -83,7 +83,10 @@ class Tiles:
 
         def tiles_of(first: Expr, panels: Expr, vectors: int, valid: int) -> None:
             def tile(number: Expr, rows: int) -> None:
-                _each(panels, lambda i: self._tile(number, rows, first + i, vectors, valid))
+                def part(index: Expr) -> None:
+                    self._tile(number, rows, first + index, vectors, valid, fetches=True)
+
+                _each(panels, part)
 
             _each(self._full_tiles, lambda t: tile(t, self._plan.row_tile))
             if self._rest:
@@ -105,7 +108,25 @@ class Tiles:
     def _width(self) -> int:
         return self._plan.column_vectors * self._plan.lanes
 
-    def _tile(self, tile: Expr, rows: int, panel: Expr, vectors: int, valid: int) -> None:
+    def _ahead(self, tile: Expr, panel: Expr) -> Prefetch:
+        """Return the share of the panel after the task's own that a tile asks for."""
+        plan, tiles = self._plan, self._full_tiles + (1 if self._rest else 0)
+        steps = self._depth_bytes // plan.step
+        panel_bytes = self._width * self._depth_bytes
+        stride = max(8, 1 << math.ceil(math.log2(panel_bytes / (tiles * steps))))
+        ahead = (panel + plan.block) * panel_bytes + tile * (steps * stride)
+        return Prefetch(ahead, stride)
+
+    def _tile(
+        self,
+        tile: Expr,
+        rows: int,
+        panel: Expr,
+        vectors: int,
+        valid: int,
+        *,
+        fetches: bool = False,
+    ) -> None:
         plan, kernel = self._plan, self._kernel
         row, start = tile * plan.row_tile, panel * self._width
 
@@ -113,7 +134,8 @@ class Tiles:
             lanes = plan.lanes
             return [kernel[name].load(start + lanes * v, lanes) for v in range(vectors)]
 
-        where = Panel(start, start * self._depth_bytes)
+        ahead = self._ahead(tile, panel) if fetches and plan.prefetch else None
+        where = Panel(start, start * self._depth_bytes, ahead)
         place = row if self._by_row else tile
         totals = self._multiply(self._packed, place, rows, columns("bias"), where)
         scales = columns("scale")
