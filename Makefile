@@ -27,7 +27,7 @@ fi; \
 echo "no $(2) here: install $(1); without it its tests are skipped" >&2
 endef
 
-.PHONY: help venv emulator browser opencl opencl-intel run test test-slow lint format bench bench-families logs-arm logs-zen3 clean
+.PHONY: help venv emulator browser opencl opencl-arm opencl-intel run test test-slow lint format bench bench-families logs-arm logs-zen3 clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,9 @@ INTEL_PACKAGES := intel-opencl-rt==2026.2.0 intel-cmplr-lib-rt==2026.2.0
 opencl-intel: $(STAMP)  ## install Intel's OpenCL driver for processors, from PyPI, for some tests
 	@test -e $(INTEL)/lib/libintelocl.so || { $(BIN)/python -m venv $(INTEL) && \
 	  $(INTEL)/bin/python -m pip install --quiet --disable-pip-version-check $(INTEL_PACKAGES); }
+
+opencl-arm: emulator opencl  ## fetch an OpenCL device for emulated Arm boards, from Debian, for some tests
+	@tests/boards/pocl_arm64.sh build/pocl-arm64
 
 test: lint emulator browser opencl  ## lint, types and the tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"

@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -58,6 +58,7 @@ def start_board(
     auth_key_file: Path | None = None,
     session_timeout_s: float = DEFAULT_SESSION_TIMEOUT_S,
     temporary: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Board:
     """Start an emulated board and return it, ready to be used.
 
@@ -70,6 +71,7 @@ def start_board(
         auth_key_file: the key that whoever connects must hold.
         session_timeout_s: the longest that one session may take.
         temporary: it is this process's alone, and swept away should the process be killed.
+        environment: variables that the board has beside its own, in place of those of that name.
 
     Raises:
         UsageError: the tracker's address is none, or the key file cannot be used.
@@ -97,7 +99,7 @@ def start_board(
             command += ["--tracker", tracker, "--key", key]
         if auth_key_file:
             command += ["--auth-key-file", str(Path(auth_key_file).resolve())]
-        process = _spawn(command, folder)
+        process = _spawn(command, folder, environment or {})
         board = Board(
             name=folder.name,
             target=target.name,
@@ -199,7 +201,9 @@ def _escaped(path: Path) -> str:
     return str(path).replace(",", ",,")
 
 
-def _spawn(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+def _spawn(
+    command: Sequence[str], folder: Path, more: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     logger.debug("%s", " ".join(command))
     environment = {
         # Nothing of this machine's settings: LD_LIBRARY_PATH would name libraries of another
@@ -210,6 +214,7 @@ def _spawn(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
         "TMPDIR": str(folder / "tmp"),
         "TVM_MOBILENET_COUNTS": str(folder / "counts"),
         "TVM_MOBILENET_EMULATED": "1",
+        **more,
     }
     with (folder / "agent.log").open("ab") as log:
         return subprocess.Popen(
