@@ -15,6 +15,8 @@ import numpy as np
 from benchmarks.absence import EngineUnavailableError
 from benchmarks.onnx_graph import OnnxGraph
 from benchmarks.qdq import read_qdq
+from tvm_mobilenet.detection.onnx_function import OUTPUTS
+from tvm_mobilenet.detection.outputs import aligned
 
 __all__ = ["DTYPES", "Agreement", "Reference", "compute_reference"]
 
@@ -57,17 +59,31 @@ class Reference:
     outputs: tuple[np.ndarray, ...]
     steps: tuple[float, ...] | None
     """Scale of each output; None for a float32 file."""
+    names: tuple[str, ...] = ()
+    """Of the outputs."""
 
     def judge(self, outputs: Sequence[np.ndarray]) -> Agreement:
         """Compare an engine's outputs with the reference."""
         shapes = [o.shape for o in outputs]
         if shapes != [r.shape for r in self.outputs]:
             return Agreement(np.inf, failure=f"outputs have shapes {shapes}")
-        distance = max(map(_relative_l2, outputs, self.outputs))
+        outputs, expected = self._in_one_order(outputs)
+        distance = max(map(_relative_l2, outputs, expected))
         if self.steps is None:
             failure = "" if distance <= FLOAT32_LIMIT else f"relative L2 {distance:.1e}"
             return Agreement(distance, failure=failure and f"output differs: {failure}")
         return self._judge_steps(outputs, distance)
+
+    def _in_one_order(
+        self, outputs: Sequence[np.ndarray]
+    ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+        """Bring the detections of a detector into one order; rounding may swap two of them."""
+        if self.names != OUTPUTS:
+            return outputs, self.outputs
+        theirs = dict(zip(self.names, self.outputs, strict=True))
+        ours = {n: o.astype(theirs[n].dtype) for n, o in zip(self.names, outputs, strict=True)}
+        found, expected = aligned(ours, theirs, FLOAT32_LIMIT)
+        return [found[name] for name in OUTPUTS], [expected[name] for name in OUTPUTS]
 
     def _judge_steps(self, outputs: Sequence[np.ndarray], distance: float) -> Agreement:
         assert self.steps is not None
@@ -106,7 +122,7 @@ def compute_reference(graph: OnnxGraph, inputs: Mapping[str, np.ndarray], dtype:
     except Exception as err:  # onnxruntime raises classes of its own for every fault
         raise EngineUnavailableError(f"onnxruntime, the reference of parity: {err}") from err
     steps = tuple(_steps(graph, outputs)) if dtype == "int8" else None
-    return Reference(outputs, steps)
+    return Reference(outputs, steps, tuple(spec.name for spec in graph.outputs))
 
 
 def _steps(graph: OnnxGraph, outputs: Sequence[np.ndarray]) -> list[float]:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from benchmarks.onnx_graph import GraphError, OnnxGraph, read_graph, seeded_inputs
 from benchmarks.qdq import read_qdq
+from tvm_mobilenet.detection.onnx_function import has_detections, without_detections
 from tvm_mobilenet.errors import TvmMobilenetError
 
 __all__ = ["Case", "model_name", "onnx_file", "prepare_case", "quantize"]
@@ -43,8 +45,11 @@ def prepare_case(
     target: str = "host",
     ours: Path | None = None,
     use_logs: bool = True,
+    heads: bool = False,
 ) -> Case:
     """Find or make the ONNX file and our library of one model; `folder` takes what is made.
+
+    With `heads` a detector is cut before its suppression, which most engines have no word for.
 
     Raises:
         GraphError: there is no such file, or it is not of that dtype.
@@ -52,20 +57,22 @@ def prepare_case(
     name = model_name(model)
     if ours is not None:
         artifact = _artifact_in(ours, name)
-        onnx = artifact / "model.onnx" if artifact else None
-        if onnx is None or not onnx.is_file():
-            onnx = onnx_file(model, folder, dtype)
-        return Case(name, onnx, artifact, f"{ours} holds no artifact of {name}")
-    onnx = onnx_file(model, folder, dtype)
+        path = artifact / "model.onnx" if artifact else None
+        if path is None or not path.is_file():
+            path = onnx_file(model, folder, dtype)
+        return Case(name, path, artifact, f"{ours} holds no artifact of {name}")
+    path = onnx_file(model, folder, dtype)
+    if heads:
+        path, name = _cut(path, folder, name), f"{name} (heads)"
     artifact = folder / name
     try:
         from tvm_mobilenet.workflow import compile_model
 
         print(f"compiling {name} for {target}", file=sys.stderr)
-        compile_model(onnx, target=target, out=artifact, use_logs=use_logs)
+        compile_model(path, target=target, out=artifact, use_logs=use_logs)
     except (TvmMobilenetError, ImportError) as err:
-        return Case(name, onnx, None, f"not compiled: {err}")
-    return Case(name, onnx, artifact)
+        return Case(name, path, None, f"not compiled: {err}")
+    return Case(name, path, artifact)
 
 
 def onnx_file(model: str, folder: Path, dtype: str = "float32") -> Path:
@@ -84,6 +91,15 @@ def onnx_file(model: str, folder: Path, dtype: str = "float32") -> Path:
     print(f"exporting {model} with random weights (seed 0)", file=sys.stderr)
     path = Path(export_onnx(model, out=folder / f"{model}.onnx").path)
     return path if dtype == "float32" else quantize(path)
+
+
+def _cut(path: Path, folder: Path, name: str) -> Path:
+    model = onnx.load(path)
+    if not has_detections(model):
+        raise GraphError(f"{path}: it is no detector, which --heads is for")
+    cut = folder / f"{name}.heads.onnx"
+    onnx.save(without_detections(model), cut)
+    return cut
 
 
 def _check_dtype(path: Path, dtype: str) -> None:

@@ -6,6 +6,7 @@
     python benchmarks/compare.py mobilenet_v1_1.0_224 --dtype int8
     python benchmarks/compare.py quantized.onnx --dtype int8 --json out.json
     python benchmarks/compare.py model.onnx --peers onnxruntime openvino --json out.json
+    python benchmarks/compare.py ssdlite_mobilenet_v3_large_320 --heads
     python benchmarks/compare.py --ours build/                 # libraries compiled before
 
 Every engine gets the same ONNX file and the same input; an engine that computes something else is
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     target=args.target,
                     ours=args.ours,
                     use_logs=not args.no_logs,
+                    heads=args.heads,
                 )
                 for model in args.models
             ]
@@ -110,6 +112,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--ours", type=Path, metavar="DIR", help="artifact, or a folder with one for each model"
     )
     ours.add_argument("--target", default="host", help="what to compile for (default: host)")
+    parser.add_argument(
+        "--heads", action="store_true", help="detectors without their suppression, for all engines"
+    )
     parser.add_argument("--no-logs", action="store_true", help="computed schedules alone")
     parser.add_argument("--seed", type=int, default=0, help="of inputs and of the order of turns")
     args = parser.parse_args(argv)

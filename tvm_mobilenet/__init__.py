@@ -16,6 +16,7 @@ _EXPORTS = {
     "count_instructions": ("tvm_mobilenet.count", "count_instructions"),
     "compile_model": ("tvm_mobilenet.workflow", "compile_model"),
     "connect_device": ("tvm_mobilenet.rpc.board_device", "connect"),
+    "detect_objects": ("tvm_mobilenet.detect", "detect"),
     "diagnose_device": ("tvm_mobilenet.rpc.doctor", "diagnose"),
     "explore": ("tvm_mobilenet.exploration.explorer", "explore"),
     "export_onnx": ("tvm_mobilenet.export", "export_onnx"),

@@ -18,8 +18,10 @@ import onnx
 import torch
 from torch import nn
 
+from tvm_mobilenet.detection.onnx_function import attach_detections
 from tvm_mobilenet.errors import ExportError, SpecError, UsageError, error_context
 from tvm_mobilenet.files import new_file
+from tvm_mobilenet.models.ssd import Ssd
 from tvm_mobilenet.models.weights import CreatedModel, create_model
 from tvm_mobilenet.onnx_file import METADATA_KEY, ExportMetadata, read_exported
 from tvm_mobilenet.protocols import NoProgress, Progress
@@ -32,6 +34,9 @@ logger = logging.getLogger(__name__)
 OPSET = 20
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
+"""Of a classifier."""
+_HEADS = ("offsets", "logits")
+"""Of a detector, before its detections are put in their place."""
 
 MAX_RELATIVE_ERROR = 1e-4
 """Largest difference to PyTorch, as a share of the largest logit.
@@ -81,10 +86,13 @@ def export_onnx(
     with error_context(stage="export", model=model_name):
         progress.start(f"exporting {model_name}", 3)
         created = create_model(model_name, weights=weights, num_classes=num_classes, seed=seed)
+        if batch > 1 and created.spec.task == "detection":
+            raise SpecError(f"batch is {batch}, but a detector looks at one picture at a time")
         progress.advance(1, "tracing")
         model = _trace(created, batch)
         progress.advance(1, "comparing with PyTorch")
         error = _compare(created, model, batch)
+        _finish(created, model)
         with new_file(out) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
         progress.advance(1)
@@ -105,7 +113,7 @@ def _trace(created: CreatedModel, batch: int) -> onnx.ModelProto:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=_output_names(created),
                 external_data=False,
                 verbose=False,
             )
@@ -215,16 +223,18 @@ def _compare(created: CreatedModel, model: onnx.ModelProto, batch: int) -> float
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    names = _output_names(created)
     rng = np.random.default_rng(0)
     resolution = created.spec.resolution
     worst, largest = 0.0, 0.0
     for _ in range(_COMPARED_INPUTS):
         x = rng.standard_normal((batch, 3, resolution, resolution), dtype=np.float32)
-        expected = _torch_logits(created.module, x)
-        (found,) = session.run([OUTPUT_NAME], {INPUT_NAME: x})
-        # numpy's maximum keeps NaN, which the comparison below then refuses.
-        worst = float(np.maximum(worst, np.max(np.abs(found - expected))))
-        largest = float(np.maximum(largest, np.max(np.abs(expected))))
+        expected = _torch_outputs(created.module, x)
+        found = session.run(names, {INPUT_NAME: x})
+        for ours, theirs in zip(found, expected, strict=True):
+            # numpy's maximum keeps NaN, which the comparison below then refuses.
+            worst = float(np.maximum(worst, np.max(np.abs(ours - theirs))))
+            largest = float(np.maximum(largest, np.max(np.abs(theirs))))
     if not worst <= MAX_RELATIVE_ERROR * largest:
         raise ExportError(
             f"model {created.spec.name}: the exported file departs from PyTorch by {worst:.2e}, "
@@ -233,6 +243,20 @@ def _compare(created: CreatedModel, model: onnx.ModelProto, batch: int) -> float
     return worst
 
 
-def _torch_logits(module: nn.Module, x: np.ndarray) -> np.ndarray:
+def _torch_outputs(module: nn.Module, x: np.ndarray) -> list[np.ndarray]:
     with torch.inference_mode():
-        return module(torch.from_numpy(x)).numpy()
+        outputs = module(torch.from_numpy(x))
+    return [each.numpy() for each in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def _output_names(created: CreatedModel) -> list[str]:
+    return list(_HEADS) if created.spec.task == "detection" else [OUTPUT_NAME]
+
+
+def _finish(created: CreatedModel, model: onnx.ModelProto) -> None:
+    """Put behind the network what is computed with its outputs."""
+    module = created.module
+    if isinstance(module, Ssd):
+        defaults = module.default_boxes(created.spec.resolution)
+        attach_detections(model, defaults, module.suppression())
+        onnx.checker.check_model(model, full_check=True)

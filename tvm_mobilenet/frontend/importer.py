@@ -16,8 +16,10 @@ import numpy as np
 import onnx
 
 from tvm_mobilenet._tvm import IRModule, ONNXGraphImporter, OpNotImplemented, relax
+from tvm_mobilenet.detection.onnx_function import OPERATOR as DETECTIONS
 from tvm_mobilenet.errors import FrontendError, UnsupportedOpError
 from tvm_mobilenet.frontend.dataflow import Dataflow, constant_array
+from tvm_mobilenet.frontend.detections import convert_detections
 from tvm_mobilenet.frontend.qoperator import as_qdq
 
 __all__ = ["import_onnx"]
@@ -89,8 +91,10 @@ class _Importer(ONNXGraphImporter):
                 "handled: models with control flow cannot be compiled; export the model with "
                 "the branch or loop resolved"
             )
+        known = onnx.GraphProto()
+        known.node.extend(node for node in graph.node if node.op_type not in _CONVERTERS)
         try:
-            super()._check_for_unsupported_ops(graph)
+            super()._check_for_unsupported_ops(known)
         except OpNotImplemented as err:
             # TVM lists the operators at the end of its message, without their nodes.
             unknown = {name.strip() for name in str(err).rsplit(": ", 1)[-1].split(",")}
@@ -335,6 +339,7 @@ _CONVERTERS: dict[str, Callable[[Any, list[Any], Any], Any]] = {
     "Identity": _identity,
     "Pad": _pad,
     "Relu": _relu,
+    DETECTIONS: convert_detections,
 }
 
 

@@ -18,6 +18,14 @@ from tvm_mobilenet.models.mobilenet_v3_table import mobilenet_v3_layers
 from tvm_mobilenet.models.mobilenet_v4_table import Variant as V4Variant
 from tvm_mobilenet.models.mobilenet_v4_table import mobilenet_v4_layers
 from tvm_mobilenet.models.published import PublishedFigures, published_figures
+from tvm_mobilenet.models.ssd_table import (
+    COCO_CLASSES,
+    SsdTable,
+    ssd_layers,
+    ssd_v1,
+    ssdlite_v2,
+    ssdlite_v3,
+)
 
 __all__ = ["FAMILIES", "Family", "Task"]
 
@@ -135,6 +143,23 @@ def _v4(variant: V4Variant, class_name: str) -> Family:
     )
 
 
+def _ssd(
+    name: str, class_name: str, table: Callable[[float], SsdTable], *, has_alpha: bool = True
+) -> Family:
+    return Family(
+        name=name,
+        layers=partial(ssd_layers, table),
+        module=f"tvm_mobilenet.models.ssd:{class_name}",
+        published_csv="detection_published.csv",
+        variant=name,
+        has_alpha=has_alpha,
+        task="detection",
+        default_classes=COCO_CLASSES,
+        params_note="parameters count two values per batch-norm channel and 90 classes, as COCO "
+        "numbers them",
+    )
+
+
 _ENTRIES = (
     Family(
         name="mobilenet_v1",
@@ -166,5 +191,8 @@ _ENTRIES = (
     _v4("conv_small", "MobileNetV4ConvSmall"),
     _v4("conv_medium", "MobileNetV4ConvMedium"),
     _v4("conv_large", "MobileNetV4ConvLarge"),
+    _ssd("ssd_mobilenet_v1", "SsdMobileNetV1", ssd_v1),
+    _ssd("ssdlite_mobilenet_v2", "SsdLiteMobileNetV2", ssdlite_v2),
+    _ssd("ssdlite_mobilenet_v3_large", "SsdLiteMobileNetV3Large", ssdlite_v3, has_alpha=False),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _ENTRIES}

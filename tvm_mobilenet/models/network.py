@@ -40,6 +40,14 @@ class Network(nn.Module):
         return weight.shape[0] if weight is not None and weight.ndim == 2 else None
 
     @classmethod
+    def is_of_classes(cls, key: str) -> bool:
+        """Tell whether the shape of a tensor depends on the number of classes."""
+        return key.startswith("classifier.")
+
+    def settle_random(self) -> None:
+        """Adjust seeded random weights to what the network is for."""
+
+    @classmethod
     def alpha_of(cls, state: Mapping[str, torch.Tensor]) -> float | None:
         """Read the width multiplier off weights in our layout; None where they do not show it."""
         from tvm_mobilenet.models.spec import FAMILIES, MODELS

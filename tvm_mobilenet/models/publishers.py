@@ -55,6 +55,8 @@ class Publisher:
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     crop_share: float = 0.875
     """Side of the crop over the side of the resized picture."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """What becomes of a picture that is not square."""
     pads_like_tensorflow: bool = False
     """Stride-2 layers are padded at the bottom and the right first, as TensorFlow's SAME does."""
 
@@ -66,6 +68,7 @@ class Publisher:
             interpolation=self.interpolation,
             mean=self.mean,
             std=self.std,
+            fit=self.fit,
         )
 
     def renamed(self, key: str) -> str:

@@ -119,6 +119,7 @@ def create_model(
     if weights is None:
         module = new_module(spec, num_classes or default_classes)
         random_weights(module, spec.resolution, seed)
+        module.settle_random()
         return CreatedModel(
             spec=spec,
             module=module,
@@ -385,19 +386,24 @@ def _as_dense(state: State, module: Module) -> State:
 def _check_fits(path: Path, state: State, module: Module) -> None:
     """Refuse tensors that are not exactly those of the module."""
     expected = _own_state(module)
+    wrong = [k for k, value in expected.items() if k in state and state[k].shape != value.shape]
     shapes = [
-        f"{key} is {tuple(state[key].shape)} and should be {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
+        f"{key} is {tuple(state[key].shape)} and should be {tuple(expected[key].shape)}"
+        for key in wrong
     ]
     found_alpha = module.alpha_of(state)
-    if len(shapes) > 2 and found_alpha is not None and found_alpha != module.alpha:
+    if (
+        not all(map(module.is_of_classes, wrong))
+        and found_alpha is not None
+        and found_alpha != module.alpha
+    ):
         raise WeightsError(
             f"weights {path}: they are for alpha {found_alpha:g}, but the model has alpha "
             f"{module.alpha:g}; choose the model of alpha {found_alpha:g}, or other weights"
         )
     classes = module.classes_in(state)
-    if shapes and classes not in (None, module.num_classes) and len(shapes) <= 2:
+    are_of_classes = wrong and all(map(module.is_of_classes, wrong))
+    if are_of_classes and classes not in (None, module.num_classes):
         raise WeightsError(
             f"weights {path}: they tell {classes} classes apart, but {module.num_classes} are "
             "asked for; leave the number of classes out to take the file's"

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from tvm_mobilenet.detection.onnx_function import network_outputs
 from tvm_mobilenet.errors import QuantizeError
 from tvm_mobilenet.onnx_file import METADATA_KEY
 
@@ -54,7 +55,8 @@ class FloatGraph:
                 self.readers.setdefault(name, []).append(node)
             for name in node.output:
                 self.producers[name] = node
-        self.outputs = {value.name for value in model.graph.output}
+        self.outputs = set(network_outputs(model))
+        """What noise is measured at; of a detector what its heads compute, whose order is fixed."""
         self.layers = [layer for node in model.graph.node if (layer := self._layer(node))]
 
     def weights(self, name: str) -> Array:

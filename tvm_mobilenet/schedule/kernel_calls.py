@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tvm_mobilenet._tvm import IRModule, PrimFunc, relax
-from tvm_mobilenet.frontend.dataflow import Binding, Dataflow, static_shape
+from tvm_mobilenet.frontend.dataflow import Binding, Dataflow
 from tvm_mobilenet.schedule.emit import holding
 
 __all__ = ["KernelCalls"]
@@ -59,7 +59,7 @@ class KernelCalls:
             family: the kernel's symbol begins with it.
             what: with family, shapes and dtypes, all that tells the kernel from others; hashable.
             inputs: arrays, which become constants or part of the kernel, and expressions.
-            out: the variable that the call computes.
+            out: the variable that the call computes, a tensor or a tuple of tensors.
             members: the variables that it takes over, `out` among them.
             write: writes the kernel, where no equal one is there.
 
@@ -73,7 +73,9 @@ class KernelCalls:
             for index, arg in enumerate(inputs)
             if index not in held
         ]
-        tensors = tuple((static_shape(t), str(t.ty.dtype)) for t in (*args, out))
+        out_types = list(out.ty.fields) if isinstance(out.ty, relax.TupleType) else [out.ty]
+        types = [*(arg.ty for arg in args), *out_types]
+        tensors = tuple((tuple(int(n) for n in ty.shape), str(ty.dtype)) for ty in types)
         contents = tuple(hashlib.sha256(array.tobytes()).digest() for array in held.values())
         key = (family, what, tensors, contents)
         symbol = None
@@ -86,7 +88,9 @@ class KernelCalls:
             global_var = relax.BlockBuilder().add_func(function, symbol)
             self._functions[global_var] = function
             self._by_key[key] = global_var
-        self._new_values[out] = relax.call_tir(self._by_key[key], relax.Tuple(args), out_ty=out.ty)
+        self._new_values[out] = relax.call_tir(
+            self._by_key[key], relax.Tuple(args), out_ty=out_types if len(out_types) > 1 else out.ty
+        )
         self._taken.update(members)
         return symbol
 

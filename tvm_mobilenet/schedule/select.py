@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import ml_dtypes
 import numpy as np
@@ -23,6 +23,7 @@ from tvm_mobilenet.frontend.dataflow import (
     is_call,
     static_shape,
 )
+from tvm_mobilenet.frontend.detections import DetectionsCall, read_detections
 from tvm_mobilenet.schedule.anchors import (
     conv_workload,
     gate_of,
@@ -41,6 +42,7 @@ from tvm_mobilenet.schedule.bfloat16_matmul import (
 from tvm_mobilenet.schedule.chain import Chain, ChainFollower
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
+from tvm_mobilenet.schedule.detections import DetectionsWorkload, plan_detections, write_detections
 from tvm_mobilenet.schedule.emit import stored_as
 from tvm_mobilenet.schedule.gated import plan_gated, write_gated
 from tvm_mobilenet.schedule.integer.select import select_integer
@@ -77,6 +79,7 @@ class KernelCall:
     symbol: str
     family: str
     workload: Workload
+    """Of detections, a `DetectionsWorkload`."""
     plan: Any
     origin: Literal["computed", "tuned"] = "computed"
 
@@ -175,6 +178,8 @@ class _Selector:
             self._dense(binding)
         elif is_call(binding.value, "mean"):
             self._pool(binding)
+        elif (detections := read_detections(binding.value)) is not None:
+            self._detections(binding, detections)
 
     @property
     def _computed(self) -> str:
@@ -405,6 +410,37 @@ class _Selector:
             [call.args[0]],
             lambda: write_pool(workload, plan, x_shape=shape, y_shape=out_shape),
         )
+
+    def _detections(self, binding: Binding, call: DetectionsCall) -> None:
+        """Read the heads' outputs where they are, without joining them first."""
+        self._stored = "float32"  # whatever the network before it is stored in
+        offsets, logits = self._joined(call.offsets), self._joined(call.logits)
+        workload = DetectionsWorkload(
+            boxes=tuple(static_shape(part)[1] for part in logits),
+            classes=static_shape(call.logits)[2] - 1,
+            suppression=call.suppression,
+        )
+        if [static_shape(part)[1] for part in offsets] != list(workload.boxes):
+            offsets, logits = [call.offsets], [call.logits]
+            workload = replace(workload, boxes=(static_shape(call.logits)[1],))
+        plan = plan_detections(workload, self.cpu)
+        self._place(
+            Chain(binding.var, [binding.var], Epilogue()),
+            "detections",
+            cast(Any, workload),
+            plan,
+            [*offsets, *logits, call.defaults],
+            lambda: write_detections(workload, plan),
+        )
+
+    def _joined(self, x: Any) -> list[Any]:
+        """Return what a tensor is joined of along its rows; itself, where it is not."""
+        value = self.definitions.get(x)
+        if not is_call(value, "concat") or int(value.attrs.axis) % 3 != 1:
+            return [x]
+        parts = value.args[0]
+        parts = self.definitions.get(parts, parts)
+        return list(parts.fields) if isinstance(parts, relax.Tuple) else [x]
 
     # -- what goes into a kernel ------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy.typing as npt
 
 from tvm_mobilenet.artifact import Artifact
+from tvm_mobilenet.detection.outputs import as_outputs, is_detector
+from tvm_mobilenet.detection.suppression import suppress
 from tvm_mobilenet.errors import ArtifactError, UsageError
 from tvm_mobilenet.files import sha256_of
 from tvm_mobilenet.inputs import in_onnx_layout
@@ -92,7 +94,7 @@ class PyTorch:
         origin = artifact.manifest.model
         _require_ours(origin)
         (self._input,) = artifact.manifest.inputs
-        (self._output,) = artifact.manifest.outputs
+        self._outputs = artifact.manifest.outputs
         if origin.is_random:
             if weights is not None:
                 raise UsageError(
@@ -113,7 +115,17 @@ class PyTorch:
 
         x = in_onnx_layout(inputs[self._input.name], self._input.layout)
         with torch.inference_mode():
-            return {self._output.name: self._module(torch.from_numpy(x)).numpy()}
+            outputs = self._module(torch.from_numpy(x))
+        if is_detector(self._outputs):
+            offsets, logits = (each.numpy() for each in outputs)
+            return _detections(self._module, offsets, logits, x.shape[2])
+        return {self._outputs[0].name: outputs.numpy()}
+
+
+def _detections(module: Any, offsets: Array, logits: Array, resolution: int) -> dict[str, Array]:
+    limits = module.suppression()
+    found = suppress(offsets[0], logits[0], module.default_boxes(resolution), limits)
+    return as_outputs(found, limits.detections)
 
 
 def _require_ours(origin: ModelOrigin) -> None:

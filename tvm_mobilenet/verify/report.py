@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from tvm_mobilenet.artifact import Artifact, open_artifact
 from tvm_mobilenet.datasets import DIGITS, Split, load_dataset
+from tvm_mobilenet.detection.outputs import aligned, is_detector
 from tvm_mobilenet.errors import ParityError, SpecError
 from tvm_mobilenet.inputs import image_input, picture_batches, seeded
 from tvm_mobilenet.local_device import LocalDevice
+from tvm_mobilenet.manifest import Manifest
 from tvm_mobilenet.models.preprocess import decode_image, normalize, square_pixels
 from tvm_mobilenet.protocols import Device, Executor, NoProgress, Progress
 from tvm_mobilenet.records import Preprocessing
@@ -32,7 +34,12 @@ from tvm_mobilenet.verify.engines import (
     PyTorch,
     outputs_in_onnx_layout,
 )
-from tvm_mobilenet.verify.parity import ParityStatistics, compare_outputs, half_line
+from tvm_mobilenet.verify.parity import (
+    ParityStatistics,
+    compare_outputs,
+    half_line,
+    threshold_for,
+)
 
 __all__ = ["DEFAULT_INPUTS", "VerifyReport", "verify"]
 
@@ -189,7 +196,7 @@ def verify(
             threads=executor.threads,
             source=samples.source,
             inputs=samples.count,
-            comparisons=tuple(_comparisons(collected, manifest.dtype, manifest.accumulate)),
+            comparisons=tuple(_comparisons(collected, manifest)),
             not_compared=not_compared,
             accuracy=_accuracy(samples, collected),
             drift=layers,
@@ -294,19 +301,43 @@ def _collect(
     return collected
 
 
-def _comparisons(
-    collected: _Collected, dtype: str, accumulate: str | None
-) -> Iterator[ParityStatistics]:
-    is_integer = dtype == "int8"
-    for engine, outputs in collected.items():
-        if engine != COMPILED:
-            for name, expected in outputs.items():
-                judged_as = half_line(dtype, accumulate)
-                if is_integer:
-                    judged_as = "int8" if engine == OnnxRuntime.name else "int8 against float32"
-                yield compare_outputs(
-                    engine, name, expected, collected[COMPILED][name], judged_as=judged_as
-                )
+def _comparisons(collected: _Collected, manifest: Manifest) -> Iterator[ParityStatistics]:
+    is_integer = manifest.dtype == "int8"
+    detects = is_detector(manifest.outputs)
+    for engine, expected in collected.items():
+        if engine == COMPILED:
+            continue
+        found = collected[COMPILED]
+        if detects:
+            found, expected = _in_one_order(found, expected, threshold_for(manifest.dtype).tie)
+        for name in expected:
+            judged_as = half_line(manifest.dtype, manifest.accumulate)
+            if is_integer:
+                judged_as = "int8" if engine == OnnxRuntime.name else "int8 against float32"
+            yield compare_outputs(
+                engine,
+                name,
+                expected[name],
+                found[name],
+                classes=not detects,
+                judged_as=judged_as,
+            )
+
+
+def _in_one_order(
+    found: dict[str, list[Array]], expected: dict[str, list[Array]], tolerance: float
+) -> tuple[dict[str, list[Array]], dict[str, list[Array]]]:
+    """Bring a detector's outputs for every input into the reference's order."""
+    pairs = []
+    for index in range(len(next(iter(expected.values())))):
+        one, other = (
+            {name: values[index] for name, values in side.items()} for side in (found, expected)
+        )
+        pairs.append(aligned(one, other, tolerance))
+    return (
+        {name: [pair[0][name] for pair in pairs] for name in found},
+        {name: [pair[1][name] for pair in pairs] for name in expected},
+    )
 
 
 def _accuracy(samples: _Samples, collected: _Collected) -> AccuracyReport | None:

@@ -22,6 +22,7 @@ from tvm_mobilenet.frontend.dataflow import (
     is_call,
     static_shape,
 )
+from tvm_mobilenet.frontend.detections import read_detections
 from tvm_mobilenet.schedule.anchors import (
     conv_workload,
     gate_of,
@@ -102,6 +103,10 @@ class _Selector:
             self._dense(binding)
         elif is_call(binding.value, "mean"):
             self._pool(binding)
+        elif read_detections(binding.value) is not None:
+            raise CompileError(
+                "a detector's suppression has no GPU kernel; compile it for the board's processor"
+            )
 
     # -- anchors ----------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""What a detector's outputs mean: default boxes, decoding, suppression, drawing, comparing."""
