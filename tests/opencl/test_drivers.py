@@ -135,7 +135,12 @@ def test_memory_that_is_copied_and_not_mapped(device):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
-    [("memory", "kernels", "timer", "program_cache"), ("schedules", "mixed"), ("executors",)],
+    [
+        ("memory", "kernels", "timer", "program_cache"),
+        ("schedules", "mixed"),
+        ("half",),
+        ("executors",),
+    ],
     ids=lambda names: names[0],
 )
 def test_another_vendors_driver(tmp_path: Path, names: tuple[str, ...]):

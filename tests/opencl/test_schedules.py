@@ -70,11 +70,11 @@ WORKLOADS = [
 ]
 
 
-def run(device, mod, inputs, shape):
+def run(device, mod, inputs, shape, dtype="float32"):
     with lowering():
         built = tvm.compile(mod, target=load_target("opencl-generic").tvm_target())
     arguments = [tvm.runtime.tensor(np.ascontiguousarray(a), device) for a in inputs]
-    y = tvm.runtime.tensor(np.full(shape, np.nan, np.float32), device)
+    y = tvm.runtime.tensor(np.full(shape, np.nan, dtype), device)
     built.mod["main"](*arguments, y)
     return y.numpy()
 

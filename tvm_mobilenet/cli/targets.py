@@ -107,6 +107,14 @@ def _spelled(options: Mapping[str, object]) -> str:
 def predict(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE.toml", show_default=False)],
     model: Annotated[str, typer.Argument(metavar="MODEL|FILE.onnx", show_default=False)],
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="float32|float16",
+            help="Of weights and between layers, as `compile` takes it.",
+        ),
+    ] = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Say what a GPU's figures predict for each kernel of a model; nothing is measured.
@@ -119,15 +127,15 @@ def predict(
 
     with show_progress() as progress:
         spec = load_shown(name, progress)
-        found = predict_model(model, target=spec, progress=progress)
+        found = predict_model(model, target=spec, dtype=dtype, progress=progress)
     assert spec.gpu is not None
     if as_json:
         print_json([{**asdict(one), "ms": one.ms, "bound": one.bound} for one in found])
         return
     gpu = spec.gpu
     print_line(
-        f"{model} on {gpu.model}: {gpu.peak_gflops:.0f} GFLOP/s and {gpu.bandwidth_gbs:g} GB/s at "
-        "best; predicted from these, not measured"
+        f"{model}, {dtype}, on {gpu.model}: {gpu.peak_gflops:.0f} GFLOP/s and "
+        f"{gpu.bandwidth_gbs:g} GB/s at best, in float32; predicted from these, not measured"
     )
     head = ("kernel", "calls", "MMACs", "kB", "compute ms", "memory ms", "bound", "registers")
     print_table(
