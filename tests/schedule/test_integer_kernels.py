@@ -15,6 +15,7 @@ import pytest
 
 from tests.schedule import integer_cases as cases
 from tvm_mobilenet._tvm import IRModule, tirx, tvm
+from tvm_mobilenet.compute_thread import ComputeThread
 from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.schedule.integer.depthwise_dots import filter_blocks, pack_filters
 from tvm_mobilenet.schedule.integer.matmul import plan_integer_matmul, split_weights
@@ -174,6 +175,20 @@ def test_a_filter_meets_quads_wherever_an_output_sees_them() -> None:
     packed = pack_filters(taps, (1, 3), 1, 2)
     assert packed.shape == (1, 2, 16, 4)
     assert packed[0, :, 5].tolist() == [[6, 12, 18, 0], [0, 6, 12, 18]]
+
+
+def test_threads_of_a_convolution_have_scratch_memory_of_their_own(
+    rng: np.random.Generator,
+) -> None:
+    cpu = load_target("x86-64-avx512-vnni").cpu
+    case = cases.conv_case(rng, cpu, (1, 224, 224, 3), 32, "uint8")
+    assert case.plan.is_parallel
+    text = case.function.script()
+    # What is allocated before the loop would be shared.
+    assert 0 < text.index("T.parallel(") < text.index("alloc_buffer(")
+    if HAS_AVX512_VNNI:
+        with ComputeThread(2) as thread:
+            thread.call(check, case)
 
 
 def test_kernels_without_weights(rng: np.random.Generator, cpu: Cpu) -> None:

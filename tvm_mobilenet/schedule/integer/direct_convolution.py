@@ -68,10 +68,11 @@ def write_direct(
 ) -> None:
     """Write the convolution, its weights packed by the plan from `filter_matrix`."""
     w = workload
-    writer = _Direct(kernel, w, plan)
-    lines = writer.lines
+    lines = _lines(w)
     blocks = math.ceil(w.out_height / lines)
     with task_loop(w.batch * blocks, plan.is_parallel) as task:
+        # Inside the loop, for each thread to have lines of its own.
+        writer = _Direct(kernel, w, plan, lines)
         image = task // blocks if w.batch > 1 else 0
         block = task % blocks if w.batch > 1 else task
         first = overlapping_start(block, lines, w.out_height)
@@ -83,33 +84,40 @@ def write_direct(
             writer.tiles(line, column, pixel)
 
 
+def _line_bytes(w: IntegerConvWorkload) -> int:
+    return (w.width + w.padding[1] + w.padding[3]) * w.in_channels
+
+
+def _lines(w: IntegerConvWorkload) -> int:
+    """Return the output lines of a task."""
+    most = 1
+    for lines in range(1, w.out_height + 1):
+        read = (lines - 1) * w.stride[0] + w.kernel[0]
+        if read * _line_bytes(w) <= _TASK_BYTES:
+            most = lines
+    tasks = math.ceil(w.out_height / most)
+    if tasks > 1:
+        # Two or four threads should all have as many.
+        tasks = math.ceil(tasks / 4) * 4
+    return max(1, math.ceil(w.out_height / tasks))
+
+
 class _Direct:
     def __init__(
-        self, kernel: KernelWriter, workload: IntegerConvWorkload, plan: IntegerMatmulPlan
+        self,
+        kernel: KernelWriter,
+        workload: IntegerConvWorkload,
+        plan: IntegerMatmulPlan,
+        lines: int,
     ) -> None:
         self._kernel, self._workload, self._plan = kernel, workload, plan
         w = workload
         self.columns = min(plan.row_tile, w.out_width)
         """Output pixels of a tile; they lie in one line."""
-        self._line = (w.width + w.padding[1] + w.padding[3]) * w.in_channels
-        self.lines = self._lines()
-        """Output lines of a task."""
-        self._read = (self.lines - 1) * w.stride[0] + w.kernel[0]
+        self._line = _line_bytes(w)
+        self._read = (lines - 1) * w.stride[0] + w.kernel[0]
         self._image = kernel.scratch(self._read * self._line + CHUNK, "uint8")
         self._steps = math.ceil(w.kernel[1] * w.in_channels / _STEP)
-
-    def _lines(self) -> int:
-        w = self._workload
-        most = 1
-        for lines in range(1, w.out_height + 1):
-            read = (lines - 1) * w.stride[0] + w.kernel[0]
-            if read * self._line <= _TASK_BYTES:
-                most = lines
-        tasks = math.ceil(w.out_height / most)
-        if tasks > 1:
-            # Two or four threads should all have as many.
-            tasks = math.ceil(tasks / 4) * 4
-        return max(1, math.ceil(w.out_height / tasks))
 
     # -- the lines of a task -----------------------------------------------------------------
 
