@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from tvm_mobilenet._tvm import PrimFunc, T, tirx
 from tvm_mobilenet.schedule.emit import (
     Expr,
@@ -22,19 +20,14 @@ from tvm_mobilenet.schedule.emit import (
     write_kernel,
 )
 from tvm_mobilenet.schedule.integer.isa import arithmetic
-from tvm_mobilenet.schedule.integer.requantize import (
-    SAFE_STEPS,
-    Arithmetic,
-    group_sizes,
-    to_bytes,
-)
+from tvm_mobilenet.schedule.integer.requantize import Arithmetic, group_sizes, to_bytes
 from tvm_mobilenet.schedule.integer.workload import (
     IntegerAddWorkload,
     IntegerPoolWorkload,
     QuantizeWorkload,
     Requantize,
 )
-from tvm_mobilenet.schedule.intrinsics.vectors import call, integer, join, part, widen
+from tvm_mobilenet.schedule.intrinsics.vectors import integer, join, part, widen
 from tvm_mobilenet.schedule.threads import CACHE_BYTES_PER_CYCLE, LAUNCH_CYCLES
 
 if TYPE_CHECKING:
@@ -223,7 +216,7 @@ def write_quantize(
             at = (image * w.channels + index) * w.pixels + pixel
             width = min(count, plan.lanes)
             steps = [
-                _quotient(kernel["x"].load(at + offset, width), w.step, width, plan.arithmetic)
+                kernel["x"].load(at + offset, width) / broadcast(_float(w.step), width)
                 for offset in range(0, count, width)
             ]
             done, values = 0, []
@@ -257,33 +250,3 @@ def write_quantize(
 
 def _float(value: float) -> Expr:
     return tirx.FloatImm("float32", value)
-
-
-def _quotient(x: Expr, step: float, lanes: int, arithmetic: Arithmetic) -> Expr:
-    """Return float32 x / step, rounded once as a division is; on x86 by fused multiply-adds.
-
-    A division takes ten cycles and more for a vector. From y = 1 / step, correctly rounded, a first
-    quotient and one correction are within one unit in the last place, and the next correction
-    rounds correctly. Its remainder is exact, since x is within bounds beyond which every quotient
-    is clamped, and `step` far from the ends of the range. Reference: Markstein 1990, Computation of
-    elementary functions on the IBM RISC System/6000 processor, IBM J. Res. Dev. 34(1), 111-119.
-    """
-    if arithmetic != "x86" or not _LEAST_STEP <= step <= 1 / _LEAST_STEP:
-        return x / broadcast(_float(step), lanes)
-    suffix = f".v{lanes}f32" if lanes > 1 else ".f32"
-    dtype = f"float32x{lanes}" if lanes > 1 else "float32"
-
-    def fused(a: Expr, b: Expr, c: Expr) -> Expr:
-        return call(dtype, f"llvm.fma{suffix}", a, b, c)
-
-    limit = constant(SAFE_STEPS * step, "float32", lanes)
-    x = T.max(T.min(x, limit), constant(-SAFE_STEPS * step, "float32", lanes))
-    inverse = constant(float(np.float32(1) / np.float32(step)), "float32", lanes)
-    quotient = x * inverse
-    for _ in range(2):
-        rest = fused(quotient, constant(-step, "float32", lanes), x)
-        quotient = fused(rest, inverse, quotient)
-    return quotient
-
-
-_LEAST_STEP = 2.0**-60
