@@ -27,10 +27,10 @@ fi; \
 echo "no $(2) here: install $(1); without it its tests are skipped" >&2
 endef
 
-.PHONY: help venv emulator browser opencl opencl-arm opencl-intel run test test-slow lint format bench bench-families logs-arm logs-zen3 clean
+.PHONY: help venv emulator browser opencl opencl-arm opencl-intel run test test-slow lint format bench bench-families logs-arm logs-arm-int8 logs-zen3 clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 venv: $(STAMP)  ## make .venv with the project, its tools and the benchmark's peers
 
@@ -107,6 +107,28 @@ logs-arm: $(STAMP) emulator  ## search for rpi4 and rk3588 by counted instructio
 	  done; \
 	done
 	@for target in $(ARM_LOGS); do \
+	  mkdir -p tuning_logs/$$target && $(BIN)/tvm-mobilenet logs export $$target \
+	    --logs build/tuning_logs -o tuning_logs/$$target/records.jsonl || exit 1; \
+	done
+
+# The same for int8, beside the float32 records that are there: models are quantized on random inputs,
+# since zero points and scales are no part of a record.
+INT8_LOGS := rpi4 rpi5
+logs-arm-int8: $(STAMP) emulator  ## search for int8 kernels of rpi4 and rpi5 by counted instructions
+	@mkdir -p build
+	@for target in $(INT8_LOGS); do test ! -f tuning_logs/$$target/records.jsonl || \
+	  $(BIN)/tvm-mobilenet logs import tuning_logs/$$target/records.jsonl --logs build/tuning_logs || exit 1; \
+	done
+	@for alpha in 1.0 0.75 0.5 0.25; do \
+	  $(BIN)/tvm-mobilenet export mobilenet_v1_$${alpha}_224 -o build/v1_$$alpha.onnx && \
+	  $(BIN)/tvm-mobilenet quantize build/v1_$$alpha.onnx --calibration random \
+	    -o build/v1_$$alpha.int8.onnx || exit 1; \
+	  for target in $(INT8_LOGS); do \
+	    $(BIN)/tvm-mobilenet tune build/v1_$$alpha.int8.onnx --target $$target --emulated \
+	      --cost instructions --minutes $(MINUTES) --logs build/tuning_logs || exit 1; \
+	  done; \
+	done
+	@for target in $(INT8_LOGS); do \
 	  mkdir -p tuning_logs/$$target && $(BIN)/tvm-mobilenet logs export $$target \
 	    --logs build/tuning_logs -o tuning_logs/$$target/records.jsonl || exit 1; \
 	done

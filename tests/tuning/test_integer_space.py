@@ -72,7 +72,7 @@ def test_the_computed_plan_comes_first_and_has_no_fault(name: str, cpu: str):
         ("i8mm", "product", {"row_tile", "column_vectors", "unroll", "outer", "block"}),
         ("x86-64-avx2", "product", {"row_tile", "column_vectors", "unroll", "outer", "block"}),
         ("rpi5", "depthwise", {"row_tile", "column_tile", "row_block", "plane_block"}),
-        ("x86-64-avx512-vnni", "depthwise", {"column_tile", "row_block", "copied_pixels"}),
+        ("x86-64-avx512-vnni", "depthwise", {"column_tile", "row_block", "copied_pixels", "lanes"}),
         ("x86-64-avx512-vnni", "stem", {"row_tile", "unroll", "outer"}),
         ("rpi4", "add", {"block", "tasks"}),
     ],
@@ -115,6 +115,7 @@ def test_tiles_beyond_the_register_file_are_never_built(cpu: str):
         (DEPTHWISE, {"column_tile": 9}, "column_tile 9"),
         (DEPTHWISE, {"plane_block": 2}, "plane_block 2 does not divide 3"),
         (DEPTHWISE, {"copied_pixels": 0}, "copied_pixels 0"),
+        (DEPTHWISE, {"lanes": 32}, "lanes is 32"),
         (FAMILIES["add"][1], {"block": 8}, "block 8"),
         (FAMILIES["add"][1], {"tasks": 3}, "tasks 3"),
         (FAMILIES["pool"][1], {"lanes": 8}, "lanes is 8"),
@@ -125,6 +126,27 @@ def test_a_plan_that_does_not_fit_is_refused(workload: Any, change: dict[str, An
     start: Any = Space(workload, cpu).start
     plan = replace(start, **change)
     assert says in (plan_fault(workload, plan, cpu) or "")
+
+
+@pytest.mark.parametrize("rows", [3136, 784, 49])
+def test_where_one_thread_measures_cores_do_not_idle_longer(rows: int):
+    cpu = processor("rpi4")
+    workload = replace(PRODUCT, rows=rows, columns=256)
+    free, bound = Space(workload, cpu), Space(workload, cpu, is_split_free=False)
+    start: Any = bound.start
+    assert start.is_parallel
+
+    def idle(plan: Any) -> float:
+        """Of four cores of which each takes a quarter of the tasks, blocks of tiles or panels."""
+        whole = rows // plan.row_tile if plan.outer == "rows" else 256 // (4 * plan.column_vectors)
+        blocks = [min(plan.block, whole - at) for at in range(0, whole, plan.block)]
+        each = -(-len(blocks) // 4)
+        return (
+            max(sum(blocks[at : at + each]) for at in range(0, len(blocks), each)) * 4 / whole - 1
+        )
+
+    assert max(map(idle, free.neighbours(start))) > idle(start) + 0.25
+    assert max(map(idle, bound.neighbours(start))) <= idle(start) + 0.05
 
 
 def test_a_whole_number_that_is_off_by_one_or_missing_is_a_wrong_result():

@@ -74,6 +74,7 @@ def _depthwise(w: IntegerConvWorkload, plan: IntegerDepthwisePlan, cpu: Cpu) -> 
         plan.row_tile,
         plan.column_tile,
         plan.row_tile * plan.column_tile,
+        plan.lanes,
         tiles * plan.row_tile / plan.row_block,
         math.ceil(w.out_width / plan.column_tile) * plan.column_tile / w.out_width,
         plan.row_block,

@@ -18,6 +18,7 @@ from tvm_mobilenet.schedule.integer.workload import (
     IntegerConvWorkload,
     IntegerMatmulWorkload,
     IntegerPoolWorkload,
+    IntegerWorkload,
     QuantizeWorkload,
 )
 from tvm_mobilenet.schedule.workload import (
@@ -48,12 +49,16 @@ if TYPE_CHECKING:
 __all__ = ["Space", "plan_fault"]
 
 
+_MORE_IDLE = 0.02
+"""Share of a kernel's time that cores may idle beyond what they do with the computed plan."""
+
+
 @dataclass(frozen=True)
 class Space:
     """All plans for one workload on one processor.
 
     With `is_split_free` false nothing decides about threads: one thread that measures cannot judge
-    how work is cut among several.
+    how work is cut among several. Plans of integer kernels that leave cores idle are left out then.
     """
 
     workload: TunableWorkload
@@ -99,9 +104,19 @@ class Space:
         for plan in plans:
             normal = self.normal(plan)
             key = canonical(plan_to_json(normal))
-            if key not in seen and plan_fault(self.workload, normal, self.cpu) is None:
+            if key in seen or plan_fault(self.workload, normal, self.cpu) is not None:
+                continue
+            if self.is_split_free or self._is_as_balanced(normal):
                 seen.add(key)
                 yield normal
+
+    def _is_as_balanced(self, plan: Plan) -> bool:
+        """Tell whether cores idle no longer than with the computed plan, where that is known."""
+        w, cores = self.workload, self.cpu.cores
+        if not isinstance(w, IntegerWorkload) or not getattr(plan, "is_parallel", False):
+            return True
+        idle = _family(w).idle_share
+        return bool(idle(w, plan, cores) <= idle(w, self.start, cores) + _MORE_IDLE)
 
     def _dimensions(self, plan: Plan) -> list[Dimension]:
         w: Any = self.workload

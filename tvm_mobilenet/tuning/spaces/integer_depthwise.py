@@ -2,7 +2,7 @@
 
 What a tile needs of the register file cannot be told beforehand: LLVM keeps pixels and weights in
 registers, or loads them again, as it sees fit. The totals alone must fit; a tile that spills is
-rejected once it is built.
+rejected once it is built. With VNNI the channels of a plane are a choice as well.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mobilenet.schedule.integer.depthwise import IntegerDepthwisePlan
 from tvm_mobilenet.schedule.integer.depthwise import plan_integer_depthwise as _plan
+from tvm_mobilenet.schedule.integer.depthwise_dots import QUAD
 from tvm_mobilenet.tuning.spaces.common import (
     Change,
     frozen_fault,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tvm_mobilenet.schedule.integer.workload import IntegerConvWorkload
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["dimensions", "fault", "normal", "start"]
+__all__ = ["dimensions", "fault", "idle_share", "normal", "start"]
 
 _FREE = frozenset(
     {"row_tile", "column_tile", "row_block", "plane_block", "copied_pixels", "is_parallel"}
@@ -35,6 +36,7 @@ _FREE = frozenset(
 _MOST_ROWS = 4
 _MOST_COLUMNS = 14
 _COPIED = (1, 2, 4, 8, 16)
+_LEAST_LANES = 16
 
 start = functools.lru_cache(maxsize=1024)(_plan)
 
@@ -52,6 +54,7 @@ def dimensions(
     ]
     return [
         tiles,
+        [{"lanes": lanes, "plane_block": 1} for lanes in _plane_lanes(plan, cpu)],
         [{"row_block": rows} for rows in range(1, w.out_height + 1)],
         [{"plane_block": block} for block in range(1, planes + 1) if planes % block == 0],
         [{"copied_pixels": pixels} for pixels in _COPIED],
@@ -59,9 +62,29 @@ def dimensions(
     ]
 
 
+def _plane_lanes(plan: IntegerDepthwisePlan, cpu: Cpu) -> list[int]:
+    """Return how many channels a plane may have: of `dots` four whole vectors, or less."""
+    if plan.kind != "dots":
+        return []
+    widest = QUAD * cpu.lanes("int32")
+    return [lanes for lanes in (widest, widest // 2, widest // 4) if lanes >= _LEAST_LANES]
+
+
 def _registers(plan: IntegerDepthwisePlan, rows: int, columns: int) -> int:
     """Return the registers that totals take; `widening` finishes one pixel before the next."""
-    return 4 + rows * columns if plan.kind == "widening" else rows * columns + 2
+    if plan.kind == "widening":
+        return 4 + rows * columns
+    # Of `dots`, beside the totals: a quad as it is read, interleaved, and a filter.
+    return QUAD * rows * columns + QUAD + 1 if plan.kind == "dots" else rows * columns + 2
+
+
+def idle_share(w: IntegerConvWorkload, plan: IntegerDepthwisePlan, cores: int) -> float:
+    """Return what the busiest core computes beyond its share, rows that are computed twice too."""
+    planes = math.ceil(w.in_channels / plan.lanes)
+    blocks = math.ceil(w.out_height / plan.row_block) * math.ceil(planes / plan.plane_block)
+    turns = math.ceil(w.batch * blocks / cores)
+    share = w.batch * w.out_height * planes / cores
+    return turns * plan.row_block * plan.plane_block / share - 1
 
 
 def normal(w: IntegerConvWorkload, plan: IntegerDepthwisePlan) -> IntegerDepthwisePlan:
@@ -78,8 +101,11 @@ def fault(w: IntegerConvWorkload, plan: Any, cpu: Cpu) -> str | None:
     wrong = kind_fault(plan, IntegerDepthwisePlan)
     if wrong is not None:
         return wrong
+    lanes = _plane_lanes(plan, cpu)
+    if lanes and plan.lanes not in lanes:
+        return f"lanes {plan.lanes} is none of {lanes}"
     wrong = (
-        frozen_fault(plan, start(w, cpu), _FREE)
+        frozen_fault(plan, start(w, cpu), _FREE | {"lanes"} if lanes else _FREE)
         or range_fault("row_block", plan.row_block, w.out_height)
         or range_fault("row_tile", plan.row_tile, min(_MOST_ROWS, plan.row_block))
         or range_fault("column_tile", plan.column_tile, min(_MOST_COLUMNS, w.out_width))

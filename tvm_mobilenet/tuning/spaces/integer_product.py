@@ -7,6 +7,7 @@ the deepest layers (1024 bytes of 16 to 96 columns) streams from the L2 cache as
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 from tvm_mobilenet.schedule.integer.convolution import unrolled
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     Product = IntegerMatmulWorkload | IntegerConvWorkload
 
-__all__ = ["dimensions", "fault", "normal", "start"]
+__all__ = ["dimensions", "fault", "idle_share", "normal", "start"]
 
 _FREE = frozenset({"row_tile", "column_vectors", "unroll", "outer", "block", "is_parallel"})
 _MOST_ROWS = 24
@@ -68,6 +69,15 @@ def dimensions(
         [{"block": block} for block in _BLOCKS],
         split(cpu, is_split_free),
     ]
+
+
+def idle_share(w: Product, plan: IntegerMatmulPlan, cores: int) -> float:
+    """Return what the busiest core computes beyond its share, of tiles or panels that are whole."""
+    product, width = _product(w), plan.column_vectors * plan.lanes
+    rows, columns = product.rows // plan.row_tile, product.columns // width
+    items = max(1, rows if plan.outer == "rows" else columns)
+    turns = math.ceil(math.ceil(items / plan.block) / cores)
+    return turns * min(plan.block, items) * cores / items - 1
 
 
 def normal(w: Product, plan: IntegerMatmulPlan) -> IntegerMatmulPlan:
