@@ -19,9 +19,9 @@ from tvm_mobilenet.tune import tune_model
 from tvm_mobilenet.tuning.building import Builder
 from tvm_mobilenet.tuning.measurer import Entrant
 from tvm_mobilenet.tuning.recorded import best_first
-from tvm_mobilenet.tuning.records import plan_to_json, workload_to_json
+from tvm_mobilenet.tuning.records import plan_to_json, workload_from, workload_to_json
 from tvm_mobilenet.tuning.space import Space
-from tvm_mobilenet.tuning.store import Store
+from tvm_mobilenet.tuning.store import Store, shipped_store
 from tvm_mobilenet.tuning.workers import CandidateError
 
 UINT8 = integer_workloads.UINT8
@@ -52,8 +52,10 @@ def measurer(rpi4: TargetSpec, board):
     found.close()
 
 
-def built(target: TargetSpec, folder: Path, workload: Any) -> Entrant:
-    plan = plan_to_json(Space(workload, target.cpu).start)
+def built(
+    target: TargetSpec, folder: Path, workload: Any, plan: dict[str, Any] | None = None
+) -> Entrant:
+    plan = plan or plan_to_json(Space(workload, target.cpu).start)
     request = {"workload": workload_to_json(workload), "plan": plan}
     library = Builder(target.model_dump_json(by_alias=True), str(folder))(request)["library"]
     return Entrant(request["workload"], plan, library)
@@ -87,6 +89,21 @@ def test_a_wrong_result_is_rejected(rpi4, measurer, tmp_path: Path):
     wrong = built(rpi4, tmp_path, bounded)
     with pytest.raises(CandidateError, match="wrong result: off by"):
         measurer.measure(replace(right, library=wrong.library), None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_shipped_record_counts_what_it_says(rpi4, measurer, tmp_path: Path, dtype: str):
+    shipped = [r for r in shipped_store().read("rpi4").trials if r.dtype == dtype]
+    record = min(shipped, key=lambda r: workload_from(r.workload).bytes)
+    found = measurer.measure(
+        built(rpi4, tmp_path, workload_from(record.workload), record.plan), None
+    )
+    assert found.counts is not None
+    # The kernel's own are the same; of the runtime's call and its workspace, some tens more or less
+    # with what the session had allocated before.
+    for name in ("fma", "simd"):
+        assert found.counts[name] == record.counts[name]
+    assert sum(found.counts.values()) == pytest.approx(sum(record.counts.values()), abs=200)
 
 
 def test_whole_numbers_must_be_equal(rpi4, measurer, tmp_path: Path):

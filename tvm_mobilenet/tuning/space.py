@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Space", "plan_fault"]
 
 
-_MORE_IDLE = 0.02
+_MORE_IDLE = 0.03
 """Share of a kernel's time that cores may idle beyond what they do with the computed plan."""
 
 
