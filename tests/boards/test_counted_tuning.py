@@ -99,6 +99,7 @@ def test_a_shipped_record_counts_what_it_says(rpi4, measurer, tmp_path: Path, dt
         built(rpi4, tmp_path, workload_from(record.workload), record.plan), None
     )
     assert found.counts is not None
+    assert record.counts is not None
     # The kernel's own are the same; of the runtime's call and its workspace, some tens more or less
     # with what the session had allocated before.
     for name in ("fma", "simd"):

@@ -71,9 +71,10 @@ def test_the_computed_plan_comes_first_and_has_no_fault(name: str, cpu: str):
         ("rpi5", "product", {"row_tile", "column_vectors", "unroll", "outer", "block"}),
         ("i8mm", "product", {"row_tile", "column_vectors", "unroll", "outer", "block"}),
         ("x86-64-avx2", "product", {"row_tile", "column_vectors", "unroll", "outer", "block"}),
+        ("x86-64-avx512-vnni", "product", {"row_tile", "unroll", "outer", "prefetch"}),
         ("rpi5", "depthwise", {"row_tile", "column_tile", "row_block", "plane_block"}),
         ("x86-64-avx512-vnni", "depthwise", {"column_tile", "row_block", "copied_pixels", "lanes"}),
-        ("x86-64-avx512-vnni", "stem", {"row_tile", "unroll", "outer"}),
+        ("x86-64-avx512-vnni", "stem", {"row_tile", "is_parallel"}),
         ("rpi4", "add", {"block", "tasks"}),
     ],
 )

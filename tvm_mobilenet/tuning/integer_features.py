@@ -58,6 +58,7 @@ def _product(
         plan.unroll,
         float(plan.outer == "rows"),
         plan.block,
+        float(plan.prefetch),
         float(plan.is_parallel),
         math.ceil(tasks / cpu.cores) * cpu.cores / tasks - 1,
         math.log2(w.depth),
