@@ -423,6 +423,23 @@ def _softmax(node: onnx.NodeProto, w: _Writer) -> None:
     w.file.operator("SOFTMAX", [x], [w.write(result)], "SoftmaxOptions", beta=1.0)
 
 
+def _resize(node: onnx.NodeProto, w: _Writer) -> None:
+    a = attributes(node)
+    mode = a.get("coordinate_transformation_mode", b"half_pixel")
+    if a.get("mode", b"nearest") != b"linear" or mode not in {b"half_pixel", b"align_corners"}:
+        raise GraphError(f"litert: {_where(node)} is not bilinear, or places pixels by {mode!r}")
+    result = w.result(node, folds=False, integer=_keeps_scheme(node, w))
+    size = np.array(w.shape(node.output[0])[1:3], np.int32)
+    numbers = [w.input(node.input[0], result), w.file.constant(f"{node.output[0]}/size", size)]
+    fields = {
+        "alignCorners": mode == b"align_corners",
+        "halfPixelCenters": mode == b"half_pixel",
+    }
+    w.file.operator(
+        "RESIZE_BILINEAR", numbers, [w.write(result)], "ResizeBilinearOptions", **fields
+    )
+
+
 def _identity(node: onnx.NodeProto, w: _Writer) -> None:
     w.alias(node.output[0], node.input[0])
 
@@ -447,6 +464,7 @@ _HANDLERS: dict[str, Callable[[onnx.NodeProto, _Writer], None]] = {
     "ReduceMean": _mean,
     "Relu": _unary,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Sigmoid": _unary,
     "Softmax": _softmax,
     "Squeeze": _reshape,

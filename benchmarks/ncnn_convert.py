@@ -274,6 +274,15 @@ def _softmax(node: onnx.NodeProto, w: _Writer) -> None:
     w.add(node, "Softmax", {0: 0, 1: 1})
 
 
+def _resize(node: onnx.NodeProto, w: _Writer) -> None:
+    a = attributes(node)
+    mode = a.get("coordinate_transformation_mode", b"half_pixel")
+    if a.get("mode", b"nearest") != b"linear" or mode not in {b"half_pixel", b"align_corners"}:
+        raise GraphError(f"ncnn: {_where(node)} is not bilinear, or places pixels by {mode!r}")
+    height, width = w.graph.shapes[node.output[0]][2:]
+    w.add(node, "Interp", {0: 2, 3: height, 4: width, 6: int(mode == b"align_corners")})
+
+
 def _identity(node: onnx.NodeProto, w: _Writer) -> None:
     w.alias(node)
 
@@ -297,6 +306,7 @@ _HANDLERS: dict[str, Callable[[onnx.NodeProto, _Writer], None]] = {
     "ReduceMean": _global_pool,
     "Relu": _activation,
     "Reshape": _flatten,
+    "Resize": _resize,
     "Sigmoid": _activation,
     "Softmax": _softmax,
     "Squeeze": _flatten,

@@ -277,7 +277,7 @@ def _layout(
     onnx_shape: tuple[int, ...] | None,
     known: dict[Any, str],
 ) -> str:
-    """Return the layout of a result: kernels of ours write NHWC, for others the shape tells.
+    """Return the layout of a result: kernels of ours know theirs, for others the shape tells.
 
     Where it does not, because all extents are equal, the call is taken to keep its input's.
     """
@@ -285,7 +285,7 @@ def _layout(
     if len(shape) != 4:
         return "any"
     if kernel is not None:
-        return "NHWC"
+        return getattr(kernel.workload, "output_layout", "NHWC")
     if onnx_shape is not None and onnx_shape != shape:
         return "NHWC"
     is_telling = tuple(shape[i] for i in (0, 2, 3, 1)) != shape

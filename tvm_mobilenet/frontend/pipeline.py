@@ -14,7 +14,10 @@ from tvm_mobilenet.frontend.passes.half_precision import Half, store_in_half
 from tvm_mobilenet.frontend.passes.hard_activations import spell_hard_activations
 from tvm_mobilenet.frontend.passes.integer import integerize
 from tvm_mobilenet.frontend.passes.islands import is_integer
+from tvm_mobilenet.frontend.passes.simplify_resize import simplify_resize
 from tvm_mobilenet.frontend.passes.simplify_transposes import simplify_transposes
+from tvm_mobilenet.frontend.passes.split_phases import split_phases
+from tvm_mobilenet.frontend.passes.trim_taps import trim_taps
 
 if TYPE_CHECKING:
     from tvm_mobilenet.precision import Dtype
@@ -31,11 +34,14 @@ def _to_nhwc(mod: IRModule) -> IRModule:
 
 PHASES: tuple[tuple[str, Callable[[IRModule], IRModule]], ...] = (
     ("fold padding", fold_padding),
+    ("trim taps", trim_taps),
+    ("simplify resizing", simplify_resize),
     ("spell hard activations", spell_hard_activations),
     ("compute in integers", integerize),
     ("fold batch norm", fold_batch_norm),
     ("lay out as NHWC", _to_nhwc),
     ("simplify transposes", simplify_transposes),
+    ("split atrous integers into phases", split_phases),
 )
 """ReLU and its like are plain `maximum` and `minimum` here already: the importer writes them so."""
 

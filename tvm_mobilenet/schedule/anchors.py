@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard, cast, get_args
 
 import numpy as np
 
+from tvm_mobilenet._tvm import relax
 from tvm_mobilenet.frontend.dataflow import Binding, is_call, static_shape
-from tvm_mobilenet.schedule.workload import ConvWorkload, Epilogue, MatmulWorkload
+from tvm_mobilenet.schedule.workload import (
+    ConvWorkload,
+    Epilogue,
+    MatmulWorkload,
+    ResizeMode,
+    ResizeWorkload,
+)
 
 __all__ = [
     "conv_workload",
     "gate_of",
     "is_to_nhwc",
     "pair_of",
+    "parts_of",
     "pointwise_product",
     "read_input",
     "reduced_axes",
+    "resize_workload",
     "unserved_convolution",
 ]
 
@@ -86,6 +95,66 @@ def gate_of(
     return None
 
 
+def parts_of(
+    x: Any, definitions: Mapping[Any, Any], users: Mapping[Any, Sequence[Binding]]
+) -> list[tuple[Any, bool]] | None:
+    """Return what this input is the concatenation of, by channels, if it is read just here.
+
+    Each with whether it is one pixel of each image, to be spread over all of it.
+    """
+    call = definitions.get(x)
+    if not is_call(call, "concat") or len(users[x]) != 1 or int(call.attrs.axis) not in (3, -1):
+        return None
+    if not isinstance(call.args[0], relax.Tuple):
+        return None
+    parts = []
+    for field in call.args[0].fields:
+        value = definitions.get(field)
+        part, is_spread = field, False
+        if is_call(value, "broadcast_to"):
+            batch, _, _, channels = static_shape(field)
+            is_spread = static_shape(value.args[0]) == (batch, 1, 1, channels)
+            part = value.args[0] if is_spread else field
+        if not isinstance(part, relax.Var):
+            return None
+        parts.append((part, is_spread))
+    return parts
+
+
+def resize_workload(
+    binding: Binding, users: Mapping[Any, Sequence[Binding]]
+) -> tuple[ResizeWorkload | None, Any]:
+    """Describe bilinear resizing, to NCHW where that alone is asked of it, and what it computes."""
+    call, out = binding.value, binding.var
+    attrs, shape = call.attrs, static_shape(call.args[0])
+    mode = str(attrs.coordinate_transformation_mode)
+    dtype = str(binding.var.ty.dtype)
+    if (
+        str(attrs.method) != "linear"
+        or str(attrs.layout) != "NHWC"
+        or mode not in get_args(ResizeMode)
+        or dtype != "float32"
+    ):
+        return None, out
+    size = static_shape(binding.var)
+    readers = users.get(binding.var, [])
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
+    if len(readers) == 1 and readers[0].var is not None and is_to_nchw(readers[0].value):
+        layout, out = "NCHW", readers[0].var
+    workload = ResizeWorkload(
+        batch=shape[0],
+        height=shape[1],
+        width=shape[2],
+        channels=shape[3],
+        out_height=size[1],
+        out_width=size[2],
+        mode=cast(ResizeMode, mode),
+        output_layout=layout,
+        dtype=dtype,
+    )
+    return workload, out
+
+
 def read_input(x: Any, definitions: Mapping[Any, Any]) -> tuple[Any, Literal["NHWC", "NCHW"]]:
     """Read through a transpose from NCHW, which the dense convolution does for nothing."""
     value = definitions.get(x)
@@ -95,6 +164,11 @@ def read_input(x: Any, definitions: Mapping[Any, Any]) -> tuple[Any, Literal["NH
 def is_to_nhwc(value: Any) -> TypeGuard[Any]:
     """Tell whether an expression lays NCHW out as NHWC."""
     return is_call(value, "permute_dims") and list(map(int, value.attrs.axes or [])) == [0, 2, 3, 1]
+
+
+def is_to_nchw(value: Any) -> bool:
+    """Tell whether an expression lays NHWC out as NCHW."""
+    return is_call(value, "permute_dims") and list(map(int, value.attrs.axes or [])) == [0, 3, 1, 2]
 
 
 def reduced_axes(call: Any) -> list[int]:

@@ -115,6 +115,9 @@ class ChainFollower:
                 chain.epilogue = replace(epilogue, residual=True)
                 return True
             return False
+        if is_call(call, "sigmoid") and _is_linear(epilogue):
+            chain.epilogue = replace(epilogue, activation="sigmoid")
+            return True
         bound = _scalar_operand(call, "maximum", "minimum")
         if bound is None:
             return False

@@ -189,6 +189,9 @@ def apply_epilogue(
         sixth, half = constant(1 / 6, dtype, lanes), constant(0.5, dtype, lanes)
         gate = T.max(value * sixth + half, constant(0.0, dtype, lanes))
         value = value * T.min(gate, constant(1.0, dtype, lanes))
+    elif epilogue.activation == "sigmoid":
+        one = constant(1.0, dtype, lanes)
+        value = one / (one + T.exp(constant(0.0, dtype, lanes) - value))
     if epilogue.low != -float("inf"):
         value = T.max(value, constant(epilogue.low, dtype, lanes))
     if epilogue.high != float("inf"):

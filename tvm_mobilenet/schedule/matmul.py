@@ -43,7 +43,7 @@ from tvm_mobilenet.schedule.register_tile import (
     tile_cycles,
 )
 from tvm_mobilenet.schedule.threads import pays_to_parallelize
-from tvm_mobilenet.schedule.workload import MatmulWorkload
+from tvm_mobilenet.schedule.workload import Epilogue, MatmulWorkload
 
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
@@ -105,6 +105,7 @@ def plan_matmul(workload: MatmulWorkload, cpu: Cpu, *, row_bytes: int | None = N
         and can_pack(workload.depth, lanes)
         and workload.rows >= _PACKED_FROM_ROWS
         and row_bytes is None
+        and workload.epilogue.activation != "sigmoid"  # the assembly has none
     ):
         return plan_packed_matmul(workload, cpu)
     max_rows = conflict_free_rows(row_bytes or workload.depth * 4, cpu)
@@ -351,19 +352,40 @@ class MatmulWriter:
         y_row: Expr,
         panel: Panel,
         start: Expr,
+        *,
+        rows: int | None = None,
+        weights_at: Expr | None = None,
+        begins_at_y: bool = False,
+        epilogue: Epilogue | None = None,
     ) -> None:
-        """Write one register tile: rows from `x_row` of `x`, columns from `start`."""
+        """Write one register tile: rows from `x_row` of `x`, columns from `start`.
+
+        Args:
+            x: the rows to multiply.
+            x_row: the first of them.
+            y_row: the first row of the output.
+            panel: the columns, from `start` on.
+            start: the first column.
+            rows: of the tile; None for the plan's.
+            weights_at: where the panel's weights begin; None for the product's own place.
+            begins_at_y: add to what the output holds, instead of to the bias.
+            epilogue: what is done before storing; None for the workload's.
+        """
         depth, columns = self._workload.depth, self._workload.columns
         dtype = self._workload.dtype
-        epilogue = self._workload.epilogue
-        rows = self._plan.row_tile
-        bias, residual = self._kernel.get("bias"), self._kernel.get("residual")
+        epilogue = epilogue or self._workload.epilogue
+        rows = rows or self._plan.row_tile
+        bias, residual, y = (self._kernel.get(name) for name in ("bias", "residual", "y"))
+        assert y is not None
         accumulators = [Registers(rows, dtype, lanes) for _, lanes in panel.vectors]
         for vector, (offset, lanes) in enumerate(panel.vectors):
             first = bias.load(start + offset, lanes) if bias else constant(0.0, dtype, lanes)
             for r in range(rows):
+                if begins_at_y:
+                    first = y.load((y_row + r) * columns + start + offset, lanes)
                 accumulators[vector][r] = first
-        self._reduce(x, x_row, panel, start * depth, accumulators, rows)
+        base = start * depth if weights_at is None else weights_at
+        self._reduce(x, x_row, panel, base, accumulators, rows)
         for vector, (offset, lanes) in enumerate(panel.vectors):
             column = start + offset
             for r in range(rows):
@@ -373,9 +395,9 @@ class MatmulWriter:
                     epilogue,
                     lanes,
                     dtype,
-                    residual.load(index, lanes) if residual else None,
+                    residual.load(index, lanes) if residual and epilogue.residual else None,
                 )
-                self._kernel["y"].store(index, value, lanes)
+                y.store(index, value, lanes)
 
     def _reduce(
         self,

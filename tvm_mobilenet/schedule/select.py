@@ -28,9 +28,11 @@ from tvm_mobilenet.schedule.anchors import (
     conv_workload,
     gate_of,
     pair_of,
+    parts_of,
     pointwise_product,
     read_input,
     reduced_axes,
+    resize_workload,
     unserved_convolution,
 )
 from tvm_mobilenet.schedule.bfloat16_matmul import (
@@ -46,19 +48,24 @@ from tvm_mobilenet.schedule.detections import DetectionsWorkload, plan_detection
 from tvm_mobilenet.schedule.emit import stored_as
 from tvm_mobilenet.schedule.gated import plan_gated, write_gated
 from tvm_mobilenet.schedule.integer.select import select_integer
+from tvm_mobilenet.schedule.joined import plan_joined, write_joined
 from tvm_mobilenet.schedule.kernel_calls import KernelCalls
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
 from tvm_mobilenet.schedule.mixed import CPU_PREFIX
 from tvm_mobilenet.schedule.pool import plan_pool, write_pool
+from tvm_mobilenet.schedule.resize import plan_resize, resize_tables, write_resize
 from tvm_mobilenet.schedule.separable import ApartPlan, plan_separable, write_separable
+from tvm_mobilenet.schedule.taps import is_by_taps, pack_taps, plan_taps, write_taps
 from tvm_mobilenet.schedule.workload import (
     ConvWorkload,
     Epilogue,
     GatedWorkload,
+    JoinedWorkload,
     MatmulWorkload,
     PlanSource,
     PoolWorkload,
     SeparableWorkload,
+    TapsWorkload,
     TunableWorkload,
     Workload,
 )
@@ -170,7 +177,7 @@ class _Selector:
         """Choose a kernel for one binding if it is an anchor."""
         if self.calls.has_taken(binding.var):
             return
-        if is_call(binding.value, "nn.conv2d", "matmul", "mean"):
+        if is_call(binding.value, "nn.conv2d", "matmul", "mean", "image.resize2d"):
             self._stored = str(binding.var.ty.dtype)
         if is_call(binding.value, "nn.conv2d"):
             self._convolution(binding)
@@ -180,6 +187,8 @@ class _Selector:
             self._pool(binding)
         elif (detections := read_detections(binding.value)) is not None:
             self._detections(binding, detections)
+        elif is_call(binding.value, "image.resize2d"):
+            self._resize(binding)
 
     @property
     def _computed(self) -> str:
@@ -236,10 +245,11 @@ class _Selector:
                 [x, packed],
                 lambda: write_depthwise(workload, plan),
             )
-        elif (
-            workload.is_pointwise
-            and self._pairs(chain, "pointwise", pointwise_product(workload), call.args[0], weight)
-        ) or (workload.is_pointwise and self._gated(chain, workload, call.args[0], weight)):
+        elif workload.is_pointwise and (
+            self._pairs(chain, "pointwise", pointwise_product(workload), call.args[0], weight)
+            or self._gated(chain, workload, call.args[0], weight)
+            or self._side_by_side(chain, workload, call.args[0], weight)
+        ):
             return
         elif workload.is_pointwise:
             product = pointwise_product(workload)
@@ -252,6 +262,18 @@ class _Selector:
                 matmul_plan,
                 [x, packed],
                 lambda: write_matmul(product, matmul_plan, x_shape=shape, y_shape=out_shape),
+            )
+        elif self._stored == self._computed and is_by_taps(workload, self.cpu):
+            # Else the sums, which wait in the output, would be rounded tap by tap.
+            by_taps = TapsWorkload(conv=workload)
+            taps_plan = plan_taps(by_taps, self.cpu)
+            self._place(
+                chain,
+                "taps",
+                by_taps,
+                taps_plan,
+                [x, pack_taps(weight.transpose(0, 3, 1, 2), taps_plan)],
+                lambda: write_taps(by_taps, taps_plan),
             )
         else:
             conv_plan = self._plan("conv", workload, plan_conv)
@@ -307,6 +329,32 @@ class _Selector:
         )
         return True
 
+    def _side_by_side(self, chain: Chain, conv: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
+        """Take over the concatenation that only this convolution reads."""
+        parts = parts_of(x, self.definitions, self.users)
+        if parts is None:
+            return False
+        workload = JoinedWorkload(
+            batch=conv.batch,
+            parts=tuple((static_shape(part)[3], is_pixel) for part, is_pixel in parts),
+            pointwise=pointwise_product(conv),
+        )
+        plan = plan_joined(workload, self.cpu)
+        tensors = [part for part, _ in parts]
+        matrix = weight.reshape(conv.out_channels, -1).T
+        out_shape = static_shape(chain.last)
+        self._place(
+            chain,
+            "joined",
+            workload,
+            plan,
+            [*tensors, pack_matmul(matrix, plan.pointwise)],
+            lambda: write_joined(
+                workload, plan, x_shapes=list(map(static_shape, tensors)), y_shape=out_shape
+            ),
+        )
+        return True
+
     def _separable(self, chain: Chain, workload: ConvWorkload, x: Any, weight: np.ndarray) -> bool:
         """Fuse a depthwise convolution with the pointwise one that alone reads it, if it pays."""
         readers = self.users.get(chain.last, [])
@@ -327,6 +375,8 @@ class _Selector:
         if not is_plain or pair_of(attrs.strides) != (1, 1) or any(int(p) for p in attrs.padding):
             return False
         following = self.chains.follow(reader.var)
+        if following.epilogue.activation == "sigmoid":
+            return False  # packed rows know none
         pointwise_weight = pointwise_weight.astype("float32") * np.float32(following.factor)
         pair = SeparableWorkload(
             depthwise=workload,
@@ -441,6 +491,21 @@ class _Selector:
         parts = value.args[0]
         parts = self.definitions.get(parts, parts)
         return list(parts.fields) if isinstance(parts, relax.Tuple) else [x]
+
+    def _resize(self, binding: Binding) -> None:
+        workload, out = resize_workload(binding, self.users)
+        if workload is None:
+            logger.info("%s: no kernel family: resizing that is not bilinear", binding.var.name)
+            return
+        plan = plan_resize(workload, self.cpu)
+        self._place(
+            Chain(out, [binding.var, out], Epilogue()),
+            "resize",
+            workload,
+            plan,
+            [binding.value.args[0], *resize_tables(workload)],
+            lambda: write_resize(workload, plan),
+        )
 
     # -- what goes into a kernel ------------------------------------------------------------
 

@@ -18,10 +18,14 @@ __all__ = [
     "Epilogue",
     "FloatWorkload",
     "GatedWorkload",
+    "JoinedWorkload",
     "MatmulWorkload",
     "PlanSource",
     "PoolWorkload",
+    "ResizeMode",
+    "ResizeWorkload",
     "SeparableWorkload",
+    "TapsWorkload",
     "TunableWorkload",
     "Workload",
 ]
@@ -37,9 +41,9 @@ class Epilogue:
     """Add a vector over the output channels."""
     residual: bool = False
     """Add a tensor of the output's shape."""
-    activation: Literal["none", "hard-swish"] = "none"
-    """Multiply by clip(x / 6 + 1/2, 0, 1). Hard-sigmoid is bounds alone: its factor and its shift
-    are in the weights and the bias."""
+    activation: Literal["none", "hard-swish", "sigmoid"] = "none"
+    """Multiply by clip(x / 6 + 1/2, 0, 1), or take 1 / (1 + exp(-x)). Hard-sigmoid is bounds alone:
+    its factor and its shift are in the weights and the bias."""
     low: float = -math.inf
     """Lower bound of the activation: 0 for ReLU and ReLU6."""
     high: float = math.inf
@@ -222,7 +226,91 @@ FloatWorkload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload
 TunableWorkload = FloatWorkload | IntegerWorkload
 """What a search may look for better plans for."""
 
-Workload = TunableWorkload | ByteWorkload
+
+ResizeMode = Literal["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]
+"""Where a pixel of the output lies on the input, as ONNX names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeWorkload:
+    """Bilinear resizing: x (batch, height, width, channels) -> y in `output_layout`."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    out_height: int
+    out_width: int
+    mode: ResizeMode
+    output_layout: Literal["NHWC", "NCHW"] = "NHWC"
+    dtype: str = "float32"
+
+    @property
+    def macs(self) -> int:
+        """Interpolation is not counted among the multiply-adds of a network."""
+        return 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of input and output."""
+        pixels = self.height * self.width + self.out_height * self.out_width
+        return _ITEM_BYTES[self.dtype] * self.batch * self.channels * pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedWorkload:
+    """A pointwise convolution of tensors that lie side by side in its input channels.
+
+    y = concat(parts) @ w; a part may be one pixel of each image, which stands for all of it.
+    """
+
+    batch: int
+    parts: tuple[tuple[int, bool], ...]
+    """Of each: channels, and whether it is one pixel."""
+    pointwise: MatmulWorkload
+    """Of all images; `rows` is a multiple of `batch`, `depth` the sum of the parts' channels."""
+
+    @property
+    def dtype(self) -> str:
+        """Element type of inputs, weights and output."""
+        return self.pointwise.dtype
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one call."""
+        return self.pointwise.macs
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of inputs, weights and output."""
+        spread = sum(channels for channels, is_pixel in self.parts if is_pixel)
+        saved = spread * (self.pointwise.rows - self.batch)
+        return self.pointwise.bytes - _ITEM_BYTES[self.dtype] * saved
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapsWorkload:
+    """A dense convolution of stride 1 that is computed tap by tap, each a matrix product."""
+
+    conv: ConvWorkload
+
+    @property
+    def dtype(self) -> str:
+        """Element type of input, weights and output."""
+        return self.conv.dtype
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one call, those on padding included."""
+        return self.conv.macs
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of input, weights and output."""
+        return self.conv.bytes
+
+
+Workload = TunableWorkload | ByteWorkload | ResizeWorkload | JoinedWorkload | TapsWorkload
 
 PlanSource = Callable[[str, TunableWorkload], Any]
 """Given a family and a workload, the recorded plan for it, or None."""

@@ -178,6 +178,8 @@ def _finish(y: Array, epilogue: Epilogue, operands: Operands) -> Array:
         y = y + operands.residual.reshape(y.shape)
     if epilogue.activation == "hard-swish":
         y = y * np.clip(y / 6 + 0.5, 0, 1)
+    elif epilogue.activation == "sigmoid":
+        y = 1 / (1 + np.exp(-y))
     bounded: Array = np.asarray(np.clip(y, epilogue.low, epilogue.high), np.float32)
     return bounded
 

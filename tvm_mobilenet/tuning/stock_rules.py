@@ -229,6 +229,8 @@ def _finished(value: Any, epilogue: Epilogue, bias: Any, residual: Any) -> Any:
         value = value + residual
     if epilogue.activation == "hard-swish":
         value = value * te.min(te.max(value / 6.0 + 0.5, 0.0), 1.0)
+    elif epilogue.activation == "sigmoid":
+        value = te.sigmoid(value)
     if np.isfinite(epilogue.low):
         value = te.max(value, tvm.tirx.const(epilogue.low, "float32"))
     if np.isfinite(epilogue.high):

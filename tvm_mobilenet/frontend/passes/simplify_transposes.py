@@ -27,6 +27,7 @@ def simplify_transposes(mod: IRModule) -> IRModule:
         3. permute_dims(x) over extents of 1    ->  reshape(x)
         4. reshape(reshape(x))                  ->  reshape(x), or x where that has the shape
         5. permute_dims(nn.pad(x, w), p)        ->  nn.pad(permute_dims(x, p), w[p])
+        6. permute_dims(broadcast_to(x, s), p)  ->  broadcast_to(permute_dims(x, p), s[p])
     """
     flow = Dataflow(mod)
     definitions: dict[Any, Any] = {}
@@ -35,16 +36,22 @@ def simplify_transposes(mod: IRModule) -> IRModule:
     for binding in flow.bindings:
         value = binding.value
         if is_call(value, "permute_dims"):
-            pad = definitions.get(value.args[0])
-            if is_call(pad, "nn.pad"):  # case 5
-                inside = _simplified(relax.op.permute_dims(pad.args[0], _axes(value)), definitions)
+            inner = definitions.get(value.args[0])
+            if is_call(inner, "nn.pad", "broadcast_to") and _keeps_rank(inner):  # cases 5 and 6
+                inside = _simplified(
+                    relax.op.permute_dims(inner.args[0], _axes(value)), definitions
+                )
                 x = inside
                 if not isinstance(inside, relax.Var):
-                    name = f"{binding.var.name}_unpadded"
+                    name = f"{binding.var.name}_inside"
                     x = relax.DataflowVar(name, relax.BlockBuilder().normalize(inside).ty)
                     definitions[x] = inside
                     bindings.append(Binding(x, inside))
-                value = _pad_of(x, pad, _axes(value))
+                value = (
+                    _pad_of(x, inner, _axes(value))
+                    if is_call(inner, "nn.pad")
+                    else relax.op.broadcast_to(x, static_shape(binding.var))
+                )
             else:
                 value = _simplified(value, definitions)
         elif is_call(value, "reshape"):
@@ -56,6 +63,11 @@ def simplify_transposes(mod: IRModule) -> IRModule:
             replaced[binding.var] = value
         bindings.append(Binding(binding.var, value))
     return flow.rebuild(bindings)
+
+
+def _keeps_rank(call: Any) -> bool:
+    """Tell whether a tensor is padded, or repeated without further axes."""
+    return len(static_shape(call.args[0])) == len(static_shape(call))
 
 
 def _pad_of(x: Any, pad: Any, axes: list[int]) -> Any:
