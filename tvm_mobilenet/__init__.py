@@ -32,6 +32,7 @@ _EXPORTS = {
     "quantize_model": ("tvm_mobilenet.quantize.quantizer", "quantize_model"),
     "run_model": ("tvm_mobilenet.run", "run"),
     "run_tracker": ("tvm_mobilenet.rpc.tracker", "run_tracker"),
+    "segment_images": ("tvm_mobilenet.segmentation.segment", "segment"),
     "serve_board": ("tvm_mobilenet.rpc.serve", "serve_board"),
     "start_board": ("tvm_mobilenet.boards.emulator", "start_board"),
     "stop_board": ("tvm_mobilenet.boards.emulator", "stop_board"),

@@ -27,6 +27,9 @@ SMALL = (
     "mobilenet_v4_conv_small_65",
     "mobilenet_v4_conv_medium_32",
     "mobilenet_v4_conv_large_96",
+    "lraspp_mobilenet_v3_large_65",
+    "deeplabv3_mobilenet_v2_97",
+    "deeplabv3_mobilenet_v3_large_50",
 )
 
 
@@ -68,8 +71,8 @@ def test_batch_norms_and_dropout_follow_the_recipe(family):
     spec = get_model_spec(f"{family}_{'1.0_' if FAMILIES[family].has_alpha else ''}32")
     with torch.device("meta"):
         module = new_module(spec, 10, dropout=0.5)
+    assert {(m.eps, m.momentum) for m in module.shared_norms()} == {(1e-3, 0.01)}
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert {(m.eps, m.momentum) for m in norms} == {(1e-3, 0.01)}
     assert len(norms) == sum(layer.is_normalized for layer in spec.layers())
     assert [m.p for m in module.modules() if isinstance(m, nn.Dropout)] == [0.5]
 

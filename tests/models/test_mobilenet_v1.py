@@ -38,7 +38,7 @@ def test_module_has_the_parameters_and_multiply_adds_of_the_table(name):
     spec = MODELS[name]
     with torch.device("meta"):
         module = new_module(spec, 1000)
-    assert counted(module, spec.resolution) == (spec.params(), spec.macs())
+    assert counted(module, spec.resolution) == (spec.params(1000), spec.macs(1000))
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.35, 1.25])

@@ -81,6 +81,18 @@ def test_every_row_of_a_batch_counts():
     assert compare(reference, [[[1.0, 0.0], [1.0, 0.0]]]).top1_agreement == 0.5
 
 
+def test_of_a_segmenter_every_pixel_counts():
+    scores = [[[0, 0], [0, 0]], [[1, 1], [1, 0]], [[0, 1 - 1e-7], [0, 1]]]
+    reference = np.array([scores], np.float64)
+    swapped = reference.copy()
+    swapped[0, 2, 0, 1] = 1 + 1e-7  # a tie
+    assert compare([reference], [swapped], pixels=True).top1_agreement == 1
+    swapped[0, 2, 0, 0] = 2
+    found = compare([reference], [swapped], pixels=True)
+    assert found.top1_agreement == 0.75
+    assert not found.is_within
+
+
 def test_feature_maps_have_no_classes():
     value = np.ones((1, 2, 3, 3))
     assert compare([value], [value]).top1_agreement is None

@@ -28,6 +28,7 @@ from tvm_mobilenet.cli import (
     quantize,
     report,
     run,
+    segment,
     serve,
     targets,
     tracker,
@@ -101,6 +102,7 @@ app.command(epilog=_example("verify host/ --inputs 32"))(verify.verify)
 app.command(epilog=_example("measure host/ --threads 1 --profile"))(measure.measure)
 app.command(epilog=_example("classify host/ cat.jpg dog.png"))(classify.classify)
 app.command(epilog=_example("detect ssd/ street.jpg -o found.png --threshold 0.4"))(detect.detect)
+app.command(epilog=_example("segment host/ street.jpg -o masks/"))(segment.segment)
 app.command(epilog=_example("bundle rpi4/ -o product.tar.gz"))(bundle.bundle)
 app.command(epilog=_example("run mobilenet_v1_0.5_160 -o out/half"))(run.run)
 app.command(epilog=_example("explore --budget-ms 5 --families v2,v3 --threads 1"))(explore.explore)

@@ -63,6 +63,7 @@ def conv_bn_act(
     kernel: int = 1,
     stride: int = 1,
     groups: int = 1,
+    dilation: int = 1,
 ) -> nn.Sequential:
     """Make convolution, batch norm and perhaps an activation."""
     conv = _Conv2d(
@@ -70,7 +71,8 @@ def conv_bn_act(
         out_channels,
         kernel,
         stride=stride,
-        padding=kernel // 2,
+        padding=kernel // 2 * dilation,
+        dilation=dilation,
         groups=groups,
         bias=False,
     )
@@ -122,7 +124,13 @@ class Bottleneck(nn.Sequential):
             )
         if block.kernel:
             parts["depthwise"] = conv_bn_act(
-                expanded, expanded, act, kernel=block.kernel, stride=block.stride, groups=expanded
+                expanded,
+                expanded,
+                act,
+                kernel=block.kernel,
+                stride=block.stride,
+                groups=expanded,
+                dilation=block.dilation,
             )
         if block.squeeze:
             parts["squeeze"] = SqueezeExcite(expanded, block.squeeze)

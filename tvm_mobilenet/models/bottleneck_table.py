@@ -8,7 +8,8 @@ depthwise convolution before the expansion and none after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -52,6 +53,8 @@ class BottleneckSpec:
     """Of the depthwise convolution, the later one of two; in a fused block of the expansion."""
     squeeze: int = 0
     """Channels of squeeze-and-excite's bottleneck; 0 for none."""
+    dilation: int = 1
+    """Of the depthwise convolution after the expansion: how far apart its taps are."""
     stage: int = 0
     """timm groups blocks into stages; only its names depend on it."""
 
@@ -119,6 +122,41 @@ class LayerTable:
     def pool(self) -> None:
         """Average the feature map to one pixel."""
         self._size = 1
+
+    @contextmanager
+    def pooled(self) -> Iterator[None]:
+        """Lay out what reads the feature map averaged to one pixel, beside what reads it whole."""
+        with self.at(1):
+            yield
+
+    @contextmanager
+    def at(self, size: int) -> Iterator[None]:
+        """Lay out what reads a feature map of another size."""
+        before, self._size = self._size, size
+        yield
+        self._size = before
+
+    def biased(self, name: str, in_channels: int, out_channels: int) -> None:
+        """Append a 1x1 convolution with a bias, as the classifiers of segmentation are."""
+        self._plain(name, in_channels, out_channels, has_bias=True)
+
+    def bare(self, name: str, in_channels: int, out_channels: int) -> None:
+        """Append a 1x1 convolution with neither bias nor batch norm."""
+        self._plain(name, in_channels, out_channels, has_bias=False)
+
+    def _plain(self, name: str, in_channels: int, out_channels: int, *, has_bias: bool) -> None:
+        self.layers.append(
+            LayerSpec(
+                name=name,
+                kind="pointwise",
+                in_channels=in_channels,
+                out_channels=out_channels,
+                in_size=self._size,
+                out_size=self._size,
+                has_bias=has_bias,
+                is_bare=not has_bias,
+            )
+        )
 
     def dense(self, name: str, in_channels: int, out_channels: int) -> None:
         """Append a dense layer with bias."""

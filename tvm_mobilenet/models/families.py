@@ -18,6 +18,12 @@ from tvm_mobilenet.models.mobilenet_v3_table import mobilenet_v3_layers
 from tvm_mobilenet.models.mobilenet_v4_table import Variant as V4Variant
 from tvm_mobilenet.models.mobilenet_v4_table import mobilenet_v4_layers
 from tvm_mobilenet.models.published import PublishedFigures, published_figures
+from tvm_mobilenet.models.segmentation_table import (
+    VOC_CLASSES,
+    deeplabv3_v2_layers,
+    deeplabv3_v3_layers,
+    lraspp_v3_layers,
+)
 from tvm_mobilenet.models.ssd_table import (
     COCO_CLASSES,
     SsdTable,
@@ -160,6 +166,29 @@ def _ssd(
     )
 
 
+def _segmentation(
+    name: str,
+    class_name: str,
+    layers: Callable[[float, int, int], tuple[LayerSpec, ...]],
+    slip: str = "",
+) -> Family:
+    def slips(alpha: float, resolution: int) -> str:
+        del alpha, resolution
+        return slip
+
+    return Family(
+        name=name,
+        layers=layers,
+        module=f"tvm_mobilenet.models.segmentation:{class_name}",
+        published_csv="segmentation_published.csv",
+        variant=name,
+        has_alpha=False,
+        task="segmentation",
+        default_classes=VOC_CLASSES,
+        slips=slips,
+    )
+
+
 _ENTRIES = (
     Family(
         name="mobilenet_v1",
@@ -194,5 +223,20 @@ _ENTRIES = (
     _ssd("ssd_mobilenet_v1", "SsdMobileNetV1", ssd_v1),
     _ssd("ssdlite_mobilenet_v2", "SsdLiteMobileNetV2", ssdlite_v2),
     _ssd("ssdlite_mobilenet_v3_large", "SsdLiteMobileNetV3Large", ssdlite_v3, has_alpha=False),
+    _segmentation("lraspp_mobilenet_v3_large", "LrasppMobileNetV3Large", lraspp_v3_layers),
+    _segmentation(
+        "deeplabv3_mobilenet_v2",
+        "DeepLabV3MobileNetV2",
+        deeplabv3_v2_layers,
+        # 2740.7 M, and 11 M for two multiply-adds of each score of 513 x 513 pixels.
+        "published multiply-adds, 2.75 G, are those of the layers and of blowing up the scores",
+    ),
+    _segmentation(
+        "deeplabv3_mobilenet_v3_large",
+        "DeepLabV3MobileNetV3Large",
+        deeplabv3_v3_layers,
+        # 3,851 parameters, of a 3x3 and a 1x1 convolution at an eighth of the picture's size.
+        "published figures count the auxiliary classifier of its training: 0.004 M and 16 M",
+    ),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _ENTRIES}

@@ -25,11 +25,13 @@ class LayerSpec:
     """Height and width of the output."""
     has_bias: bool = False
     """A convolution with a bias in place of the batch norm, as squeeze-and-excite has."""
+    is_bare: bool = False
+    """A convolution with neither, as the scale of LR-ASPP is."""
 
     @property
     def is_normalized(self) -> bool:
         """Whether a batch norm follows; the classifier and other dense layers have a bias."""
-        return self.kind != "dense" and not self.has_bias
+        return self.kind != "dense" and not self.has_bias and not self.is_bare
 
     @property
     def weights(self) -> int:
@@ -40,7 +42,8 @@ class LayerSpec:
     @property
     def params(self) -> int:
         """Trainable numbers: the weights, and scale and shift of the batch norm or the bias."""
-        return self.weights + self.out_channels * (2 if self.is_normalized else 1)
+        beside = 0 if self.is_bare else 2 if self.is_normalized else 1
+        return self.weights + self.out_channels * beside
 
     @property
     def statistics(self) -> int:

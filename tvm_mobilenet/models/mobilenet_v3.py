@@ -34,6 +34,7 @@ __all__ = [
     "MobileNetV3LargeMinimalistic",
     "MobileNetV3Small",
     "MobileNetV3SmallMinimalistic",
+    "torchvision_v3_names",
 ]
 
 
@@ -81,20 +82,20 @@ class _MobileNetV3(Network):
         if cls.VARIANT.endswith("minimalistic"):
             return (timm_publisher(timm),)
         return (
-            torchvision_publisher(_torchvision_names(cls.VARIANT), batch_norm_eps=1e-3),
+            torchvision_publisher(
+                torchvision_v3_names(cls.VARIANT)
+                | {"classifier.0": "head.dense", "classifier.3": "classifier"},
+                batch_norm_eps=1e-3,
+            ),
             timm_publisher(timm),
         )
 
 
-def _torchvision_names(variant: Variant) -> dict[str, str]:
-    names = {
-        "features.0.0": "stem.conv",
-        "features.0.1": "stem.bn",
-        "classifier.0": "head.dense",
-        "classifier.3": "classifier",
-    }
+def torchvision_v3_names(variant: Variant, prefix: str = "features.") -> dict[str, str]:
+    """Map torchvision's names of stem and blocks to ours; theirs begin with `prefix`."""
+    names = {f"{prefix}0.0": "stem.conv", f"{prefix}0.1": "stem.bn"}
     for index, block in enumerate(v3_blocks(variant, 1.0)):
-        theirs, ours = f"features.{index + 1}", f"blocks.{index}"
+        theirs, ours = f"{prefix}{index + 1}", f"blocks.{index}"
         if not isinstance(block, BottleneckSpec):
             names |= {f"{theirs}.0": f"{ours}.conv", f"{theirs}.1": f"{ours}.bn"}
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -32,6 +32,10 @@ class Network(nn.Module):
     def publishers(cls) -> tuple[Publisher, ...]:
         """Return whose weights can be read beside our own, and how they name things."""
         raise NotImplementedError
+
+    def shared_norms(self) -> Iterator[nn.BatchNorm2d]:
+        """Yield the batch norms whose epsilon a weight file and its publisher name."""
+        return (child for child in self.modules() if isinstance(child, nn.BatchNorm2d))
 
     @classmethod
     def classes_in(cls, state: Mapping[str, torch.Tensor]) -> int | None:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from tvm_mobilenet.errors import WeightsError
 from tvm_mobilenet.models.bottleneck_table import BlockSpec, BottleneckSpec
-from tvm_mobilenet.records import Preprocessing
+from tvm_mobilenet.records import ClassList, Preprocessing
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -30,6 +30,7 @@ __all__ = [
     "timm_block_names",
     "timm_publisher",
     "torchvision_publisher",
+    "torchvision_segmentation_publisher",
 ]
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,10 @@ class Publisher:
     """Side of the crop over the side of the resized picture."""
     fit: Literal["crop", "stretch"] = "crop"
     """What becomes of a picture that is not square."""
+    class_names: ClassList | None = None
+    """Where the order of the classes is the publisher's own."""
+    left_out: str | None = None
+    """What the names of tensors begin with that only training needs."""
     pads_like_tensorflow: bool = False
     """Stride-2 layers are padded at the bottom and the right first, as TensorFlow's SAME does."""
 
@@ -166,6 +171,28 @@ def torchvision_publisher(module_names: Mapping[str, str], *, batch_norm_eps: fl
         marker="features.0.0.weight",
         module_names=module_names,
         batch_norm_eps=batch_norm_eps,
+    )
+
+
+VOC_NAMES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
+"""Pascal VOC's, in the order of the scores (Everingham et al. 2010, section 2)."""
+
+
+def torchvision_segmentation_publisher(module_names: Mapping[str, str]) -> Publisher:
+    """Describe torchvision's models for segmentation: the whole picture, VOC's classes."""
+    return Publisher(
+        name="torchvision",
+        marker="backbone.0.0.weight",
+        module_names=module_names,
+        batch_norm_eps=1e-3,
+        crop_share=1.0,
+        fit="stretch",
+        class_names=VOC_NAMES,
+        left_out="aux_classifier.",
     )
 
 

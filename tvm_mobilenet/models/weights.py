@@ -143,6 +143,9 @@ def create_model(
         if publisher
         else default_preprocessing(spec.resolution, spec.task)
     )
+    class_names = loaded.class_names
+    if publisher is not None and len(publisher.class_names or ()) == module.num_classes:
+        class_names = publisher.class_names
     return CreatedModel(
         spec=spec,
         module=module,
@@ -154,7 +157,7 @@ def create_model(
             num_classes=module.num_classes,
         ),
         preprocessing=for_resolution(preprocessing, spec.resolution),
-        class_names=loaded.class_names,
+        class_names=class_names,
     )
 
 
@@ -229,9 +232,9 @@ def random_weights(module: nn.Module, resolution: int, seed: int) -> None:
         _calibrate(module, resolution, generator)
 
 
-def batch_norm_eps(module: nn.Module) -> float:
+def batch_norm_eps(module: Module) -> float:
     """Return the epsilon that a module's batch norms share."""
-    (eps,) = {child.eps for child in _batch_norms(module)}
+    (eps,) = {child.eps for child in module.shared_norms()}
     return eps
 
 
@@ -309,7 +312,11 @@ def _read(path: Path, publishers: Iterable[Publisher]) -> tuple[State, Publisher
     }
     for publisher in publishers:
         if publisher.marker in state:
-            renamed = {publisher.renamed(key): value for key, value in state.items()}
+            renamed = {
+                publisher.renamed(key): value
+                for key, value in state.items()
+                if publisher.left_out is None or not key.startswith(publisher.left_out)
+            }
             return renamed, publisher.of_file(path)
     return state, None
 
@@ -360,7 +367,7 @@ def _fill(path: Path, state: State, publisher: Publisher | None, module: Module)
     eps = description.batch_norm_eps if description else None
     if publisher is not None:
         eps = publisher.batch_norm_eps
-    for norm in _batch_norms(module):
+    for norm in module.shared_norms():
         norm.eps = eps or norm.eps
     pad_like_tensorflow(module, publisher is not None and publisher.pads_like_tensorflow)
     module.eval()

@@ -520,7 +520,11 @@ class _Selector:
     ) -> None:
         """Put a call of the kernel where the last member of the chain was."""
         stored = ml_dtypes.bfloat16 if self._stored == "bfloat16" else np.dtype(self._stored)
-        args = [arg.astype(stored) if isinstance(arg, np.ndarray) else arg for arg in inputs]
+        args = [
+            # Tables of whole numbers stay what they are.
+            arg.astype(stored) if isinstance(arg, np.ndarray) and arg.dtype.kind == "f" else arg
+            for arg in inputs
+        ]
         if chain.bias is not None:
             args.append(chain.bias.astype(workload.dtype))
         if chain.residual is not None:

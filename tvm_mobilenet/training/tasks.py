@@ -10,6 +10,7 @@ from tvm_mobilenet.models.spec import ModelSpec
 from tvm_mobilenet.protocols import Progress
 from tvm_mobilenet.training.classification import Classification
 from tvm_mobilenet.training.detection import Detection
+from tvm_mobilenet.training.segmentation import SegmentationTask
 from tvm_mobilenet.training.task import Task
 
 __all__ = ["open_task"]
@@ -17,6 +18,7 @@ __all__ = ["open_task"]
 _TASKS: dict[str, Callable[[ModelSpec, str | Path, Progress], Task]] = {
     "classification": Classification.open,
     "detection": Detection.open,
+    "segmentation": SegmentationTask.open,
 }
 
 

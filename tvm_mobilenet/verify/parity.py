@@ -29,7 +29,8 @@ class Threshold:
     relative_l2: float
     """Largest relative L2 error of any input."""
     agreement: float
-    """Smallest share of the inputs on which the best class, and the best five, are the same."""
+    """Smallest share of the inputs on which the best class, and the best five, are the same; of a
+    segmenter, of the pixels of all inputs."""
     reason: str
     """Why just that much."""
     tie_l2: float | None = None
@@ -145,7 +146,8 @@ class ParityStatistics:
     snr_db: float | None
     """10 log10(|r|^2 / |y - r|^2), the smallest of all inputs; None where every value is equal."""
     top1_agreement: float | None
-    """Share of the inputs on which both prefer the same class; None for no classifier.
+    """Share of the inputs on which both prefer the same class, or of a segmenter's pixels; None for
+    neither.
 
     A tie within the rounding that the threshold grants is no disagreement.
     """
@@ -200,6 +202,7 @@ def compare_outputs(
     found: Sequence[Array],
     *,
     classes: bool = True,
+    pixels: bool = False,
     judged_as: str | None = None,
 ) -> ParityStatistics:
     """Compare an output's values, one array an input, with those of a reference.
@@ -210,6 +213,7 @@ def compare_outputs(
         expected: what the reference computed.
         found: what the compiled model computed, in the same order and shape.
         classes: a two-dimensional output holds the scores of classes.
+        pixels: a four-dimensional one holds them for every pixel, (N, classes, H, W).
         judged_as: the line of `THRESHOLDS` to hold it against; None for the output's dtype.
     """
     dtype = str(found[0].dtype)
@@ -240,6 +244,8 @@ def compare_outputs(
             top1 += [_same_best(a, b, 1, limit) for a, b in zip(r, y, strict=True)]
             if r.shape[1] > 5:
                 top5 += [_same_best(a, b, 5, limit) for a, b in zip(r, y, strict=True)]
+        elif pixels and r.ndim == 4 and r.shape[1] > 1:
+            top1 += _same_best_pixels(r, y, limit).ravel().tolist()
     return ParityStatistics(
         reference=reference,
         output=output,
@@ -280,3 +286,20 @@ def _same_best(r: Array, y: Array, count: int, limit: float) -> bool:
     last_place = np.partition(r, -count)[-count]
     tie = math.sqrt(2) * limit * float(np.linalg.norm(r))
     return bool((r[chosen] >= last_place - tie).all())
+
+
+def _same_best_pixels(r: Array, y: Array, limit: float) -> npt.NDArray[np.bool_]:
+    """Tell for each pixel whether the best class of `y` is also best in `r`, up to a tie in `r`.
+
+    As `_same_best`, with the error spread evenly: a pixel's share of limit * |r| is what its own
+    scores make, or an average pixel's.
+
+    Shapes:
+        r and y (N, classes, H, W) -> (N, H, W).
+    """
+    lengths = np.linalg.norm(r, axis=1)
+    average = math.sqrt(float(np.mean(lengths**2)))
+    tie = math.sqrt(2) * limit * np.maximum(lengths, average)
+    chosen = np.take_along_axis(r, y.argmax(axis=1)[:, None], axis=1)[:, 0]
+    same: npt.NDArray[np.bool_] = chosen >= r.max(axis=1) - tie
+    return same

@@ -303,7 +303,7 @@ def _collect(
 
 def _comparisons(collected: _Collected, manifest: Manifest) -> Iterator[ParityStatistics]:
     is_integer = manifest.dtype == "int8"
-    detects = is_detector(manifest.outputs)
+    pixels, detects = _segments(manifest), is_detector(manifest.outputs)
     for engine, expected in collected.items():
         if engine == COMPILED:
             continue
@@ -320,6 +320,7 @@ def _comparisons(collected: _Collected, manifest: Manifest) -> Iterator[ParitySt
                 expected[name],
                 found[name],
                 classes=not detects,
+                pixels=pixels,
                 judged_as=judged_as,
             )
 
@@ -338,6 +339,12 @@ def _in_one_order(
         {name: [pair[0][name] for pair in pairs] for name in found},
         {name: [pair[1][name] for pair in pairs] for name in expected},
     )
+
+
+def _segments(manifest: Manifest) -> bool:
+    """Tell whether the outputs are scores for every pixel of the pictures that come in."""
+    sides = {info.shape[2:] for info in (*manifest.inputs, *manifest.outputs)}
+    return len(sides) == 1 and all(len(info.shape) == 4 for info in manifest.outputs)
 
 
 def _accuracy(samples: _Samples, collected: _Collected) -> AccuracyReport | None:
