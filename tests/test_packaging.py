@@ -87,7 +87,7 @@ def test_what_is_installed_finds_its_data(wheel: Path, tmp_path: Path):
         capture_output=True,
         text=True,
     )
-    assert result.stdout.split() == [f"{tmp_path}/tvm_mobilenet/targets.py", "True", "50", "rpi4"]
+    assert result.stdout.split() == [f"{tmp_path}/tvm_mobilenet/targets.py", "True", "53", "rpi4"]
 
 
 def imports(path: Path, *, at_module_level: bool) -> Iterator[str]:

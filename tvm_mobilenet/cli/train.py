@@ -19,7 +19,8 @@ def train(
         typer.Option(
             "--data",
             metavar="DIR|digits",
-            help="A folder with one sub-folder of pictures a class, or the built-in scans.",
+            help="A folder with one sub-folder of pictures a class, or the built-in scans; to "
+            "detect and to segment, scenes of them.",
             show_default=False,
         ),
     ],
@@ -36,6 +37,15 @@ def train(
             "writes a quantized ONNX file.",
         ),
     ] = False,
+    prune: Annotated[
+        float | None,
+        typer.Option(
+            "--prune",
+            metavar="SHARE",
+            help="Take channels out of the trained --weights until this share of the "
+            "multiply-adds is left, and train what remains.",
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", help="By default what the data needs.")
     ] = None,
@@ -49,15 +59,24 @@ def train(
     from tvm_mobilenet.training.checkpoint import checkpoint_path
     from tvm_mobilenet.training.train import train as train_model
 
+    if qat and prune is not None:
+        raise UsageError("--qat and --prune were given together; prune first, then quantize")
     if qat:
         _train_quantized(model, data, output, weights, epochs, seed)
         return
-    if weights is not None:
-        raise UsageError(f"weights {weights}: only training with --qat begins with weights")
+    if weights is not None and prune is None:
+        raise UsageError(f"weights {weights}: only --qat and --prune begin with weights")
     try:
         with show_progress() as progress:
             result = train_model(
-                model, data, out=output, epochs=epochs, seed=seed, progress=progress
+                model,
+                data,
+                out=output,
+                epochs=epochs,
+                seed=seed,
+                weights=weights,
+                prune=prune,
+                progress=progress,
             )
     except KeyboardInterrupt:
         if checkpoint_path(output).exists():

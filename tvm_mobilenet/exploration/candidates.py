@@ -9,8 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvm_mobilenet.errors import InputFileError, SpecError, UnknownModelError, suggestion
+from tvm_mobilenet.errors import (
+    InputFileError,
+    SpecError,
+    UsageError,
+    WeightsError,
+    suggestion,
+)
+from tvm_mobilenet.files import sha256_of
 from tvm_mobilenet.models.spec import FAMILIES, MODELS, ModelSpec, get_model_spec
+from tvm_mobilenet.models.weight_file import describe_weights, weight_shapes
 
 __all__ = ["DTYPES", "PUBLISHED", "Candidate", "list_candidates"]
 
@@ -35,6 +43,9 @@ class Candidate:
     macs: int
     weight_bytes: int
     """Of the weights alone: what its library cannot be smaller than."""
+    weights: Path | None = None
+    """A weight file to compile, where channels were taken out of it; None for random weights, which
+    need the same time, size and memory."""
 
     @property
     def name(self) -> str:
@@ -53,7 +64,8 @@ def list_candidates(
         families: `v1`, `v2`, ... or whole names such as `mobilenet_v3_small`; None for all.
         dtypes: each model is a candidate in each of these.
         accuracy: a CSV file with the columns `model` and `accuracy` (percent), and `dtype` where
-            there is more than one; None for the published accuracies.
+            there is more than one; a model is a name, or a weight file that `train --prune` wrote,
+            beside the CSV file. None for the published accuracies.
 
     Raises:
         SpecError: a family or dtype that there is not.
@@ -139,17 +151,53 @@ def _of_file(path: Path, wanted: Sequence[str], dtypes: Sequence[str]) -> list[C
     found: dict[tuple[str, str], Candidate] = {}
     for row in reader:
         where = f"accuracy {path}: line {reader.line_num}"
+        name = (row["model"] or "").strip()
         try:
-            spec = get_model_spec((row["model"] or "").strip())
-        except (UnknownModelError, SpecError) as err:
+            spec, weights = _named(name, path.parent)
+        except UsageError as err:
             raise InputFileError(f"{where}: {err}") from err
         dtype = (row.get("dtype") or "float32").strip()
         if spec.family not in wanted or dtype not in dtypes:
             continue
-        if (spec.name, dtype) in found:
-            raise InputFileError(f"{where}: {spec.name} is there twice; leave one of them out")
-        found[spec.name, dtype] = _candidate(spec, dtype, _percent(row["accuracy"], where))
+        if (name, dtype) in found:
+            raise InputFileError(f"{where}: {name} is there twice; leave one of them out")
+        accuracy = _percent(row["accuracy"], where)
+        found[name, dtype] = (
+            _candidate(spec, dtype, accuracy)
+            if weights is None
+            else _pruned(spec, dtype, accuracy, weights)
+        )
     return list(found.values())
+
+
+def _named(name: str, folder: Path) -> tuple[ModelSpec, Path | None]:
+    """Return the model that a line names, and its file where it is a weight file."""
+    if not name.endswith(".safetensors"):
+        return get_model_spec(name), None
+    path = folder / name
+    description = describe_weights(path)
+    if description is None:
+        raise WeightsError(f"weights {path}: the file does not say which model it is for")
+    return get_model_spec(description.model), path
+
+
+def _pruned(spec: ModelSpec, dtype: str, accuracy: float, weights: Path) -> Candidate:
+    """Describe a model of other widths than its name says, which its tensors' shapes tell."""
+    shapes = weight_shapes(weights)
+    macs = 0
+    for layer in spec.layers():
+        shape = shapes.get(f"{layer.name}.conv.weight", shapes.get(f"{layer.name}.weight", ()))
+        macs += math.prod(shape) * layer.out_size**2 if shape else 0
+    return Candidate(
+        # Another file of the same name is another model, also to a journal.
+        model=f"{spec.name}@{weights.name}-{sha256_of(weights)[:8]}",
+        family=spec.family,
+        dtype=dtype,
+        accuracy=accuracy,
+        macs=macs,
+        weight_bytes=_WEIGHT_BYTES[dtype] * sum(map(math.prod, shapes.values())),
+        weights=weights,
+    )
 
 
 def _percent(text: str | None, where: str) -> float:

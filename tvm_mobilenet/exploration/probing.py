@@ -38,21 +38,25 @@ class Prober(Protocol):
 
 
 def _source(candidate: Candidate, folder: Path) -> str:
-    """Return what to compile: the model's name, or a quantized ONNX file of it."""
+    """Return what to compile: the model's name or weights, or a quantized ONNX file of them."""
+    model = candidate.model if candidate.weights is None else str(candidate.weights)
     if candidate.dtype == "float32":
-        return candidate.model
+        return model
     from tvm_mobilenet.quantize.options import QuantizeOptions
     from tvm_mobilenet.quantize.quantizer import quantize_model
 
     # No more than it takes to get the graph: scales and biases do not change what is computed.
     quick = QuantizeOptions(method="minmax", equalize=False, bias_correction=False, samples=1)
     path = folder / "quantized.onnx"
-    quantize_model(candidate.model, "random", out=path, options=quick, sensitivity=False)
+    quantize_model(model, "random", out=path, options=quick, sensitivity=False)
     return str(path)
 
 
 class _Compiling(ABC):
-    """Compiles candidates with random weights: time, size and memory do not depend on them."""
+    """Compiles candidates, with random weights where there are none of other widths.
+
+    Time, size and memory do not depend on the weights' values.
+    """
 
     unit: str
 

@@ -186,6 +186,7 @@ def _segmentation(
         task="segmentation",
         default_classes=VOC_CLASSES,
         slips=slips,
+        params_note="parameters count two values per batch-norm channel, and Pascal VOC's 21 classes",
     )
 
 

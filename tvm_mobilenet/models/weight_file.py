@@ -12,10 +12,18 @@ from safetensors import SafetensorError, safe_open
 from tvm_mobilenet.errors import WeightsError
 from tvm_mobilenet.records import ClassList, Preprocessing, Record
 
-__all__ = ["FORMAT_VERSION", "METADATA_KEY", "WeightsDescription", "describe_weights"]
+__all__ = [
+    "FORMAT_VERSION",
+    "METADATA_KEY",
+    "WeightsDescription",
+    "damaged",
+    "describe_weights",
+    "weight_shapes",
+]
 
 FORMAT_VERSION = 1
 # 1: the first; one JSON object under one key, because safetensors writes keys in random order.
+#    `pruned` came later, and is left out where it says nothing.
 
 METADATA_KEY = "tvm_mobilenet"
 
@@ -30,6 +38,9 @@ class WeightsDescription(Record):
     class_names: ClassList | None = None
     preprocessing: Preprocessing
     batch_norm_eps: float = Field(gt=0)
+    pruned: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the family's multiply-adds that is left where channels were taken out; then the
+    tensors' shapes say how wide the layers are."""
     training: dict[str, Any] | None = None
     """Data set, recipe, seed and accuracy; None where the weights were not trained here."""
 
@@ -51,6 +62,22 @@ def describe_weights(path: Path | str) -> WeightsDescription | None:
     if METADATA_KEY not in metadata:
         return None
     return _parse(path, metadata[METADATA_KEY])
+
+
+def weight_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
+    """Read the shape of every tensor of a `.safetensors` file, and nothing else of it.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            # The file is no mapping: it cannot be iterated over.
+            names = file.keys()
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError) as err:
+        raise damaged(path, err) from err
 
 
 def damaged(path: Path, err: Exception) -> WeightsError:

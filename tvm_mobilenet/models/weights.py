@@ -26,6 +26,7 @@ from tvm_mobilenet.files import new_file, sha256_of
 from tvm_mobilenet.models.bottleneck import pad_like_tensorflow
 from tvm_mobilenet.models.network import Network
 from tvm_mobilenet.models.preprocess import default_preprocessing, for_resolution
+from tvm_mobilenet.models.pruned import fit_widths
 from tvm_mobilenet.models.publishers import Publisher
 from tvm_mobilenet.models.spec import (
     FAMILIES,
@@ -197,7 +198,8 @@ def save_weights(module: nn.Module, path: Path | str, description: WeightsDescri
     if path.suffix != ".safetensors":
         raise UsageError(f"weights {path}: weights are written as .safetensors; name it so")
     tensors = {key: value.contiguous() for key, value in _own_state(module).items()}
-    metadata = {METADATA_KEY: description.model_dump_json()}
+    text = description.model_dump_json(exclude=None if description.pruned else {"pruned"})
+    metadata = {METADATA_KEY: text}
     with new_file(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors, metadata))
     return path
@@ -360,6 +362,8 @@ def _fill(path: Path, state: State, publisher: Publisher | None, module: Module)
     description = describe_weights(path)
     if publisher is not None:
         state = _as_dense(state, module)
+    if description is not None and description.pruned is not None:
+        fit_widths(module, state, path)
     _check_fits(path, state, module)
     module.load_state_dict(
         {key: value.to(torch.float32) for key, value in state.items()}, strict=False

@@ -15,14 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tvm_mobilenet.datasets import load_dataset
+from tvm_mobilenet.datasets import DIGITS, load_dataset
 from tvm_mobilenet.models.preprocess import default_preprocessing
 from tvm_mobilenet.records import ClassList, Preprocessing
 
-__all__ = ["SCENES", "SceneSplit", "Scenes", "load_scenes"]
+__all__ = ["SceneSplit", "Scenes", "load_scenes"]
 
-SCENES = "scenes"
-"""The name of the data set."""
 _TRAIN_SCENES = 512
 _HELD_OUT_SCENES = 64
 _MOST_DIGITS = 3
@@ -101,7 +99,7 @@ def load_scenes(
     resolution: int, *, train: int = _TRAIN_SCENES, held_out: int = _HELD_OUT_SCENES
 ) -> Scenes:
     """Prepare scenes of a side; class 0 is the canvas, class 1 the digit 0 and so on."""
-    digits = load_dataset("digits", resolution=resolution)
+    digits = load_dataset(DIGITS, resolution=resolution)
     hashed = hashlib.sha256(f"{digits.fingerprint} {resolution} {train} {held_out}".encode())
     splits = []
     for seed, (part, count) in enumerate(((digits.train, train), (digits.held_out, held_out))):

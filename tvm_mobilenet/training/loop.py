@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,49 @@ from tvm_mobilenet.training.recipe import Recipe, learning_rate, new_optimizer
 from tvm_mobilenet.training.result import EpochRecord
 from tvm_mobilenet.training.task import Indices, Task, batches
 
-__all__ = ["Training", "seeded_torch"]
+__all__ = ["Start", "Training", "seeded_torch"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A module that training goes on from."""
+
+    module: Module
+    identity: str
+    """What tells it from others: the hash of its file, and what was done to it."""
+    pruned: float | None = None
+    """Share of the multiply-adds that is left."""
 
 
 class Training:
-    """The state of one training, from epoch to epoch."""
+    """The state of one training, from epoch to epoch.
 
-    def __init__(self, model: str, task: Task, recipe: Recipe, epochs: int, seed: int) -> None:
+    Args:
+        model: its name.
+        task: what it learns, and on what.
+        recipe: how.
+        epochs: passes over the training pictures.
+        seed: of all that is drawn.
+        start: where it begins; None for a new module with seeded weights.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        task: Task,
+        recipe: Recipe,
+        epochs: int,
+        seed: int,
+        start: Start | None = None,
+    ) -> None:
         self.model = model
         self.task = task
         self.recipe = recipe
         self.epochs = epochs
         self.seed = seed
         self.history: list[EpochRecord] = []
-        self.module = task.new_module(recipe, seed)
+        self.start = start
+        self.module = start.module if start else task.new_module(recipe, seed)
         self.optimizer = new_optimizer(self.module, recipe)
         self.best_state = _copy_of_state(self.module)
 
@@ -123,6 +152,7 @@ class Training:
             class_names=task.class_names,
             preprocessing=task.preprocessing,
             batch_norm_eps=batch_norm_eps(self.module),
+            pruned=self.start.pruned if self.start else None,
             training={
                 "data": Path(task.data_name).name,
                 "data_sha256": task.data_sha256,
@@ -137,7 +167,8 @@ class Training:
 
     def _request(self) -> dict[str, Any]:
         """Return what two runs must share for one to continue the other."""
-        return {
+        start = {"start": self.start.identity} if self.start else {}
+        return start | {
             "model": self.model,
             "data": self.task.data_sha256,
             "epochs": self.epochs,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tvm_mobilenet.datasets import DIGITS
 from tvm_mobilenet.errors import InputFileError
 from tvm_mobilenet.models.preprocess import normalize
 from tvm_mobilenet.models.spec import ModelSpec
@@ -16,7 +17,7 @@ from tvm_mobilenet.models.weights import Module, new_module
 from tvm_mobilenet.protocols import Progress
 from tvm_mobilenet.records import ClassList, Preprocessing
 from tvm_mobilenet.segmentation.quality import IGNORED, mean_iou
-from tvm_mobilenet.segmentation.scenes import SCENES, Scenes, SceneSplit, load_scenes
+from tvm_mobilenet.segmentation.scenes import Scenes, SceneSplit, load_scenes
 from tvm_mobilenet.training.initial import draw_weights
 from tvm_mobilenet.training.recipe import Recipe
 from tvm_mobilenet.training.task import Indices, channels_last
@@ -33,7 +34,7 @@ class SegmentationTask:
     measure = "mIoU"
     recipe = replace(Recipe(), batch_size=16)
     epochs = _EPOCHS
-    data_name = SCENES
+    data_name = DIGITS
 
     def __init__(self, spec: ModelSpec, scenes: Scenes) -> None:
         self._spec = spec
@@ -47,10 +48,10 @@ class SegmentationTask:
             InputFileError: another data set was asked for.
         """
         del progress
-        if str(data) != SCENES:
+        if str(data) != DIGITS:
             raise InputFileError(
-                f"data {str(data)!r}: {spec.name} segments, and learns it on {SCENES!r} alone; "
-                "give that, or bring weights that were trained elsewhere"
+                f"data {str(data)!r}: segmenters are trained on {DIGITS!r} alone, drawn into "
+                "scenes; train others in torch and give their weights with --weights"
             )
         return cls(spec, load_scenes(spec.resolution))
 

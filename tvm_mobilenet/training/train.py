@@ -6,15 +6,18 @@ import logging
 import time
 from pathlib import Path
 
-from tvm_mobilenet.errors import SpecError, UsageError, error_context
+from torch import nn
+
+from tvm_mobilenet.errors import SpecError, UsageError, WeightsError, error_context
 from tvm_mobilenet.files import sha256_of
-from tvm_mobilenet.models.spec import get_model_spec
-from tvm_mobilenet.models.weights import save_weights
+from tvm_mobilenet.models.spec import ModelSpec, get_model_spec
+from tvm_mobilenet.models.weights import create_model, save_weights
 from tvm_mobilenet.protocols import NoProgress, Progress
 from tvm_mobilenet.training.checkpoint import checkpoint_path
-from tvm_mobilenet.training.loop import Training
+from tvm_mobilenet.training.loop import Start, Training
 from tvm_mobilenet.training.recipe import Recipe
 from tvm_mobilenet.training.result import TrainResult
+from tvm_mobilenet.training.task import Task
 from tvm_mobilenet.training.tasks import open_task
 
 __all__ = ["train"]
@@ -31,6 +34,8 @@ def train(
     seed: int = 0,
     recipe: Recipe | None = None,
     resume: bool = True,
+    weights: Path | str | None = None,
+    prune: float | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train a model and write its best weights, by the task's measure on the held-out fifth.
@@ -48,11 +53,15 @@ def train(
             into training and held-out pictures does not depend on it.
         recipe: None for the papers'.
         resume: False to begin anew where there is a checkpoint.
+        weights: of the same classes, to go on from; only together with `prune`.
+        prune: take channels out of `weights` until this share of the multiply-adds is left, and
+            train what remains.
         progress: told of every step, with loss and accuracy.
 
     Raises:
         UnknownModelError, SpecError: of the name, or of a number below 1.
         InputFileError, ImageError: the data cannot be used.
+        WeightsError: `weights` are damaged, or of another model or other classes.
         TrainError: the loss is no longer finite, or the checkpoint is of another request.
         OutputError: `out` cannot be written.
     """
@@ -65,11 +74,18 @@ def train(
         raise SpecError(f"epochs is {epochs}, but at least 1 is needed")
     if seed < 0:
         raise SpecError(f"seed is {seed}, but a seed is 0 or more")
+    if (weights is None) != (prune is None):
+        given, missing = ("prune", "weights") if weights is None else ("weights", "prune")
+        raise UsageError(f"{given} was given without {missing}; pruning needs both")
     progress = progress or NoProgress()
     with error_context(stage="train", model=spec.name):
         task = open_task(spec, data, progress)
         epochs = task.epochs if epochs is None else epochs
-        training = Training(spec.name, task, recipe or task.recipe, epochs, seed)
+        recipe = recipe or task.recipe
+        start = None
+        if weights is not None and prune is not None:
+            start = _pruned(spec, task, recipe, Path(weights), prune, progress)
+        training = Training(spec.name, task, recipe, epochs, seed, start)
         checkpoint = checkpoint_path(out)
         resumed_after = training.restore(checkpoint) if resume and checkpoint.exists() else 0
         # Written before the first epoch too: a place that cannot be written shows at once.
@@ -97,3 +113,26 @@ def train(
         resumed_after=resumed_after,
         seconds=time.perf_counter() - started,
     )
+
+
+def _pruned(
+    spec: ModelSpec, task: Task, recipe: Recipe, weights: Path, share: float, progress: Progress
+) -> Start:
+    """Take channels out of trained weights; their classes have to be the task's."""
+    from tvm_mobilenet.training.pruning import check_share, prune
+
+    check_share(share)
+    created = create_model(spec.name, weights=weights)
+    if created.module.num_classes != len(task.class_names):
+        raise WeightsError(
+            f"weights {weights}: they tell {created.module.num_classes} classes apart, but the "
+            f"data has {len(task.class_names)}; prune with the data that they were trained on"
+        )
+    progress.start("pruning")
+    found = prune(created.module, spec.resolution, share)
+    progress.done(f"{100 * found.share:.0f} % of the multiply-adds are left")
+    for norm in found.module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = recipe.batch_norm_momentum
+    identity = f"{created.origin.weights_sha256} pruned to {share:g}"
+    return Start(found.module, identity, found.share)
