@@ -19,7 +19,7 @@ def test_table_holds_all_families_and_explains_what_differs(cli):
 
 def test_json_has_plain_integers(cli):
     rows = cli("models", "--json").json
-    assert len(rows) == 50
+    assert len(rows) == 53
     first = rows[0]
     assert first["name"] == "mobilenet_v1_1.0_224"
     assert type(first["params"]) is int

@@ -186,7 +186,8 @@ def _segmentation(
         task="segmentation",
         default_classes=VOC_CLASSES,
         slips=slips,
-        params_note="parameters count two values per batch-norm channel, and Pascal VOC's 21 classes",
+        params_note="parameters count two values per batch-norm channel, and Pascal VOC's 21 "
+        "classes",
     )
 
 
