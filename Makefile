@@ -27,7 +27,7 @@ fi; \
 echo "no $(2) here: install $(1); without it its tests are skipped" >&2
 endef
 
-.PHONY: help venv emulator browser opencl opencl-arm opencl-intel run test test-slow lint format bench bench-families logs-arm logs-arm-int8 logs-zen3 clean
+.PHONY: help venv emulator browser opencl opencl-arm opencl-intel run test test-slow lint format bench bench-families logs-arm logs-arm-int8 logs-avx512 logs-zen3 clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -143,6 +143,16 @@ logs-zen3: $(STAMP)  ## search on two cores of Zen 3, into tuning_logs/
 	done
 	@$(BIN)/tvm-mobilenet logs export x86-64-zen3 --logs build/tuning_logs \
 	  -o tuning_logs/x86-64-zen3/records.jsonl
+
+AVX512_SIZES := $(foreach size,224 192 160 128,$(foreach alpha,1.0 0.75 0.5 0.25,$(alpha)_$(size)))
+logs-avx512: $(STAMP)  ## search on two cores of Cascade Lake, into tuning_logs/
+	@mkdir -p build tuning_logs/x86-64-avx512-vnni
+	@for size in $(AVX512_SIZES); do \
+	  $(BIN)/tvm-mobilenet tune mobilenet_v1_$$size --target x86-64-avx512-vnni \
+	    --minutes $(MINUTES) --logs build/tuning_logs || exit 1; \
+	done
+	@$(BIN)/tvm-mobilenet logs export x86-64-avx512-vnni --logs build/tuning_logs \
+	  -o tuning_logs/x86-64-avx512-vnni/records.jsonl
 
 clean:  ## remove everything that was made, the environment included
 	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache .mypy_cache

@@ -55,12 +55,12 @@ def check_structure(path: Path, target: str) -> None:
     operators = Counter(node.op_type for node in graph.node)
     families = Counter(layer.family for layer in scheduled.layers)
     assert set(families) <= {
-        "conv", "separable", "depthwise", "pointwise", "gated", "pool", "dense"
+        "conv", "separable", "depthwise", "pointwise", "gated", "pool", "dense", "cascade"
     }  # fmt: skip
-    convolutions = sum(
+    convolutions = sum(len(layer.schedule.get("tiles", ())) for layer in scheduled.layers) + sum(
         count * (2 if family == "separable" else 1)
         for family, count in families.items()
-        if family not in ("pool", "dense")
+        if family not in ("pool", "dense", "cascade")
     )
     assert convolutions == operators["Conv"]
     assert families["gated"] == operators["HardSigmoid"] == operators["Mul"]

@@ -35,7 +35,7 @@ def test_nothing_is_left_to_the_fallback(artifact):
     """No transpose at all, no loose element-wise kernel, no joining of the heads' outputs."""
     layers = artifact.manifest.layers
     assert {layer.family for layer in layers} <= {
-        "conv", "depthwise", "detections", "gated", "pointwise", "pool", "separable",
+        "cascade", "conv", "depthwise", "detections", "gated", "pointwise", "pool", "separable",
     }  # fmt: skip
     assert [layer.family for layer in layers].count("detections") == 1
     assert layers[-1].family == "detections"

@@ -107,5 +107,11 @@ def test_pointwise_on_x86_keeps_its_accumulators_in_registers(
     assert not spills
 
 
+def test_weights_that_pass_once_are_asked_for_ahead() -> None:
+    """The next panel into the L2 cache; a single row's weights into the L1 cache."""
+    assert "prefetcht1" in assembly("x86-64-avx512-vnni", (49, 512, 256))
+    assert "prefetcht0" in assembly("x86-64-avx512-vnni", (1, 512, 256))
+
+
 def test_pointwise_on_armv7_uses_neon() -> None:
     assert re.search(r"v(mla|fma)\.f32\s+q", assembly("generic-armv7", POINTWISE[1]))

@@ -15,6 +15,7 @@ from tvm_mobilenet._tvm import tvm
 from tvm_mobilenet.schedule.emit import lowering
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
 from tvm_mobilenet.schedule.workload import (
+    CascadeWorkload,
     ConvWorkload,
     Epilogue,
     GatedWorkload,
@@ -71,6 +72,12 @@ WORKLOADS: dict[str, Any] = {
     ),
     "stem": STEM,
     "pool": PoolWorkload(batch=1, pixels=13, channels=20),
+    "cascade": CascadeWorkload(
+        stages=(
+            replace(STEM, epilogue=RELU6),
+            replace(DEPTHWISE, height=9, width=9, in_channels=12, out_channels=12, groups=12),
+        )
+    ),
     "gated": GatedWorkload(
         batch=2, pointwise=MatmulWorkload(rows=50, depth=20, columns=24, epilogue=RELU6)
     ),
@@ -302,4 +309,4 @@ def test_every_plan_has_as_many_features(name: str, host: TargetSpec):
     lengths = {
         len(features(workload, plan, host.cpu)) for plan in Space(workload, host.cpu).seeds()
     }
-    assert lengths == {32}
+    assert lengths == {33}

@@ -22,6 +22,7 @@ from tvm_mobilenet.schedule.convolution_lanes import (
 from tvm_mobilenet.schedule.emit import (
     Expr,
     KernelWriter,
+    Memory,
     Parameter,
     Registers,
     apply_epilogue,
@@ -33,6 +34,7 @@ from tvm_mobilenet.schedule.emit import (
 from tvm_mobilenet.schedule.register_tile import Panel, column_panels, register_tiles, tile_cycles
 from tvm_mobilenet.schedule.threads import pays_to_parallelize
 from tvm_mobilenet.schedule.window import (
+    RowSource,
     WidthTile,
     each_width_tile,
     row_guard,
@@ -43,7 +45,7 @@ from tvm_mobilenet.schedule.workload import ConvWorkload
 if TYPE_CHECKING:
     from tvm_mobilenet.targets import Cpu
 
-__all__ = ["ConvPlan", "pack_conv", "plan_conv", "write_conv"]
+__all__ = ["ConvPlan", "ConvWriter", "pack_conv", "plan_conv", "write_conv"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,7 @@ def write_conv(workload: ConvWorkload, plan: ConvPlan) -> PrimFunc:
     def body(kernel: KernelWriter) -> None:
         panels = plan.panels(w.out_channels)
         full = [panel for panel in panels if panel.vectors == panels[0].vectors]
-        writer = LaneConvWriter(kernel, w, plan.lanes) if plan.by_lane else _ConvWriter(kernel, w)
+        writer = LaneConvWriter(kernel, w, plan.lanes) if plan.by_lane else ConvWriter(kernel, w)
         tiles = width_tiles(w, plan.column_tile)
         with task_loop(w.batch * w.out_height, plan.is_parallel) as task:
             image = task // w.out_height if w.batch > 1 else 0
@@ -155,19 +157,45 @@ def write_conv(workload: ConvWorkload, plan: ConvPlan) -> PrimFunc:
     return write_kernel(w.dtype, parameters, body)
 
 
-class _ConvWriter:
+class ConvWriter:
     """Writes register tiles of one convolution."""
 
-    def __init__(self, kernel: KernelWriter, workload: ConvWorkload) -> None:
+    def __init__(
+        self,
+        kernel: KernelWriter,
+        workload: ConvWorkload,
+        *,
+        weights: str = "w",
+        bias: str = "bias",
+        source: RowSource | None = None,
+        y: Memory | None = None,
+    ) -> None:
         self._kernel = kernel
         self._workload = workload
+        self._w = kernel[weights]
+        self._bias = kernel.get(bias) if workload.epilogue.bias else None
+        self._residual = kernel.get("residual") if workload.epilogue.residual else None
+        self._source = source or RowSource(kernel["x"])
+        self._y = y or kernel["y"]
 
     def tile(
-        self, tile: WidthTile, image: Expr, row: Expr, column: Expr, panel: Panel, start: Expr
+        self,
+        tile: WidthTile,
+        image: Expr,
+        row: Expr,
+        column: Expr,
+        panel: Panel,
+        start: Expr,
+        y_pixel: Expr | None = None,
     ) -> None:
-        """Write `tile.columns` output pixels of one row for the channels of one panel."""
+        """Write `tile.columns` output pixels of one row for the channels of one panel.
+
+        The row's first pixel is `y_pixel` of the output; None for where it is in the tensor.
+        """
         w = self._workload
-        bias, residual = self._kernel.get("bias"), self._kernel.get("residual")
+        bias, residual = self._bias, self._residual
+        if y_pixel is None:
+            y_pixel = (image * w.out_height + row) * w.out_width
         accumulators = [Registers(tile.columns, w.dtype, lanes) for _, lanes in panel.vectors]
         for vector, (offset, lanes) in enumerate(panel.vectors):
             first = bias.load(start + offset, lanes) if bias else constant(0.0, w.dtype, lanes)
@@ -178,8 +206,7 @@ class _ConvWriter:
                 self._kernel_row(tile, image, in_row, column, ky, panel, start, accumulators)
         for vector, (offset, lanes) in enumerate(panel.vectors):
             for c in range(tile.columns):
-                pixel = (image * w.out_height + row) * w.out_width + column + c
-                index = pixel * w.out_channels + start + offset
+                index = (y_pixel + column + c) * w.out_channels + start + offset
                 value = apply_epilogue(
                     accumulators[vector][c],
                     w.epilogue,
@@ -187,7 +214,7 @@ class _ConvWriter:
                     w.dtype,
                     residual=residual.load(index, lanes) if residual else None,
                 )
-                self._kernel["y"].store(index, value, lanes)
+                self._y.store(index, value, lanes)
 
     def _kernel_row(
         self,
@@ -210,9 +237,9 @@ class _ConvWriter:
                 if not tile.is_inside(w, c, kx):
                     continue
                 in_column = (column + c) * w.stride[1] + (kx * w.dilation[1] - w.padding[1])
-                value = self._kernel["x"].load(self._input_at(image, in_row, in_column, channel))
+                value = self._source.memory.load(self._input_at(image, in_row, in_column, channel))
                 for vector, (offset, lanes) in enumerate(panel.vectors):
-                    weight = self._kernel["w"].load(weights_at + offset, lanes)
+                    weight = self._w.load(weights_at + offset, lanes)
                     accumulators[vector][c] = (
                         accumulators[vector][c] + broadcast(value, lanes) * weight
                     )
@@ -224,5 +251,5 @@ class _ConvWriter:
     def _input_at(self, image: Expr, row: Expr, column: Expr, channel: Expr) -> Expr:
         w = self._workload
         if w.input_layout == "NHWC":
-            return ((image * w.height + row) * w.width + column) * w.in_channels + channel
+            return (self._source.line(w, image, row) + column) * w.in_channels + channel
         return ((image * w.in_channels + channel) * w.height + row) * w.width + column

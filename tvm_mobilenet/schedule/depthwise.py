@@ -35,6 +35,7 @@ from tvm_mobilenet.schedule.emit import (
 from tvm_mobilenet.schedule.register_tile import CACHE_LINE_BYTES, Panel, column_panels
 from tvm_mobilenet.schedule.threads import pays_to_parallelize
 from tvm_mobilenet.schedule.window import (
+    RowSource,
     WidthTile,
     each_width_tile,
     row_guard,
@@ -50,6 +51,9 @@ __all__ = [
     "DepthwiseWriter",
     "pack_depthwise",
     "plan_depthwise",
+    "plan_depthwise_rows",
+    "plan_depthwise_tiles",
+    "uses_tiles",
     "write_depthwise",
 ]
 
@@ -88,9 +92,23 @@ _MOST_COLUMNS = 8
 
 def plan_depthwise(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
     """Compute the plan from the register file and the number of cores."""
+    if uses_tiles(workload, cpu):
+        return plan_depthwise_tiles(workload, cpu, rows=workload.out_height)
+    return plan_depthwise_rows(workload, cpu)
+
+
+def uses_tiles(workload: ConvWorkload, cpu: Cpu) -> bool:
+    """Tell whether a convolution is computed in tiles of rows and columns, channels innermost.
+
+    That takes 32 registers and whole vectors of channels.
+    """
+    many = cpu.fma == "by-lane" or cpu.isa == "avx512"
+    return many and workload.in_channels % cpu.lanes(workload.dtype) == 0
+
+
+def plan_depthwise_rows(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
+    """Compute the plan of a convolution row by row, the channels outside."""
     lanes = cpu.lanes(workload.dtype)
-    if cpu.fma == "by-lane" and workload.in_channels % lanes == 0:
-        return _plan_tiles(workload, cpu)
     channel_vectors, most_columns = _tile_bounds(workload, cpu)
     column_tile = min(
         range(1, min(most_columns, workload.out_width) + 1),
@@ -127,11 +145,11 @@ def _tile_bounds(workload: ConvWorkload, cpu: Cpu) -> tuple[int, int]:
     return channel_vectors, max(1, min(cpu.vector_registers // 2 // channel_vectors, _MOST_COLUMNS))
 
 
-def _plan_tiles(workload: ConvWorkload, cpu: Cpu) -> DepthwisePlan:
-    """Compute the plan of a convolution in tiles of rows and columns."""
+def plan_depthwise_tiles(workload: ConvWorkload, cpu: Cpu, *, rows: int) -> DepthwisePlan:
+    """Compute the plan of a convolution in tiles of rows and columns, for tasks of `rows` rows."""
     lanes = cpu.lanes(workload.dtype)
     is_parallel = pays_to_parallelize(workload, cpu)
-    tile = choose_tile(workload, cpu, rows=workload.out_height)
+    tile = choose_tile(workload, cpu, rows=rows)
     tasks = workload.batch * -(-workload.out_height // tile.rows)
     vectors = workload.in_channels // lanes
     channel_block = 0
@@ -249,8 +267,10 @@ class DepthwiseWriter:
         weights: str = "w",
         bias: str = "bias",
         y_stride: int | None = None,
+        source: RowSource | None = None,
     ) -> None:
         self._kernel = kernel
+        self._source = source or RowSource(kernel["x"])
         self._y_stride = y_stride or workload.out_channels
         self._workload = workload
         self._tiles = width_tiles(workload, plan.column_tile)
@@ -280,7 +300,7 @@ class DepthwiseWriter:
         channel: Expr,
     ) -> None:
         w = self._workload
-        x = self._kernel["x"]
+        x = self._source.memory
         accumulators = [Registers(tile.columns, w.dtype, lanes) for _, lanes in panel.vectors]
         for vector, (offset, lanes) in enumerate(panel.vectors):
             bias = self._bias
@@ -300,7 +320,7 @@ class DepthwiseWriter:
 
         for ky in range(w.kernel[0]):
             with row_guard(w, row, ky) as in_row:
-                line = (image * w.height + in_row) * w.width
+                line = self._source.line(w, image, in_row)
                 for kx in range(w.kernel[1]):
                     for vector in range(len(panel.vectors)):
                         accumulate(line, ky * w.kernel[1] + kx, kx, vector)

@@ -114,12 +114,11 @@ class Memory:
             raise AssertionError(f"{self.dtype} stored as {self._stored} is read by address")
         return tirx.address_of(self.buffer[index])
 
-    def prefetch(self, index: Expr) -> None:
-        """Ask for the cache line of an element to come into the L2 cache; never faults."""
-        # Operands of llvm.prefetch: for reading, locality 2 of 3, data.
-        flags = [tirx.IntImm("int32", value) for value in (0, 2, 1)]
+    def prefetch(self, index: Expr, *, into_l1: bool = False) -> None:
+        """Ask for the cache line of an element to come into the L2 cache, or all; never faults."""
+        # Operands of llvm.prefetch: for reading, locality of 3, data.
         address = tirx.address_of(self.buffer[index])
-        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", address, *flags))
+        T.evaluate(tirx.call_intrin("", "tirx.prefetch", address, 0, 3 if into_l1 else 2, 1))
 
     def store(self, index: Expr, value: Expr, lanes: int = 1) -> None:
         """Write `lanes` neighbouring elements."""

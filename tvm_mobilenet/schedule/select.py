@@ -41,6 +41,7 @@ from tvm_mobilenet.schedule.bfloat16_matmul import (
     plan_bfloat_matmul,
     write_bfloat_matmul,
 )
+from tvm_mobilenet.schedule.cascade import pack_cascade, plan_cascade, write_cascade
 from tvm_mobilenet.schedule.chain import Chain, ChainFollower
 from tvm_mobilenet.schedule.convolution import pack_conv, plan_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import pack_depthwise, plan_depthwise, write_depthwise
@@ -52,11 +53,14 @@ from tvm_mobilenet.schedule.joined import plan_joined, write_joined
 from tvm_mobilenet.schedule.kernel_calls import KernelCalls
 from tvm_mobilenet.schedule.matmul import pack_matmul, plan_matmul, write_matmul
 from tvm_mobilenet.schedule.mixed import CPU_PREFIX
+from tvm_mobilenet.schedule.partition import can_cascade, stages_to_fuse
 from tvm_mobilenet.schedule.pool import plan_pool, write_pool
 from tvm_mobilenet.schedule.resize import plan_resize, resize_tables, write_resize
+from tvm_mobilenet.schedule.runs import find_run
 from tvm_mobilenet.schedule.separable import ApartPlan, plan_separable, write_separable
 from tvm_mobilenet.schedule.taps import is_by_taps, pack_taps, plan_taps, write_taps
 from tvm_mobilenet.schedule.workload import (
+    CascadeWorkload,
     ConvWorkload,
     Epilogue,
     GatedWorkload,
@@ -229,6 +233,8 @@ class _Selector:
         shape = static_shape(call.args[0])
         workload = conv_workload(binding, weight, layout, chain.epilogue)
         workload = replace(workload, dtype=self._computed)
+        if self._stored == "float32" and can_cascade(self.cpu) and self._cascade(binding):
+            return
         out_shape = static_shape(binding.var)
         if workload.is_depthwise:
             if layout == "NCHW":
@@ -304,6 +310,27 @@ class _Selector:
             [x, pack_bfloat_matmul(matrix, plan)],
             lambda: write_bfloat_matmul(product, plan, x_shape=x_shape, y_shape=y_shape),
         )
+        return True
+
+    def _cascade(self, binding: Binding) -> bool:
+        """Fuse a run of convolutions, each the only reader of the one before, where it pays."""
+        run = find_run(binding, self.chains, self.definitions, self.users)
+        length = stages_to_fuse([stage.workload for stage in run], self.cpu)
+        fused = run[:length]
+        kinds = [(stage.workload.is_depthwise, stage.workload.is_pointwise) for stage in fused]
+        if length < 2 or kinds == [(True, False), (False, True)]:
+            return False
+        workload = CascadeWorkload(stages=tuple(stage.workload for stage in fused))
+        plan = self._plan("cascade", workload, plan_cascade)
+        packed = pack_cascade([stage.weight for stage in fused], workload, plan)
+        inputs: list[Any] = [fused[0].x]
+        for stage, weights in zip(fused, packed, strict=True):
+            inputs.append(weights)
+            if stage is not fused[-1] and stage.chain.bias is not None:
+                inputs.append(stage.chain.bias)
+        chain = fused[-1].chain
+        chain.members = [member for stage in fused for member in stage.chain.members]
+        self._place(chain, "cascade", workload, plan, inputs, lambda: write_cascade(workload, plan))
         return True
 
     def _gated(self, chain: Chain, conv: ConvWorkload, x: Any, weight: np.ndarray) -> bool:

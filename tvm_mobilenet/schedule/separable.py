@@ -14,7 +14,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tvm_mobilenet._tvm import PrimFunc, T
-from tvm_mobilenet.schedule.depthwise import DepthwisePlan, DepthwiseWriter, plan_depthwise
+from tvm_mobilenet.schedule.depthwise import (
+    DepthwisePlan,
+    DepthwiseWriter,
+    plan_depthwise_rows,
+    plan_depthwise_tiles,
+    uses_tiles,
+)
 from tvm_mobilenet.schedule.depthwise_tiles import (
     DepthwiseTileWriter,
     Store,
@@ -56,6 +62,7 @@ __all__ = [
     "packs_pair",
     "plan_packed_pair",
     "plan_separable",
+    "plan_task_depthwise",
     "write_separable",
 ]
 
@@ -105,10 +112,17 @@ def plan_separable(workload: SeparableWorkload, cpu: Cpu) -> SeparablePlan | Non
         row_block=row_block,
         is_parallel=is_parallel,
         scratch_stride=stride,
-        depthwise=plan_depthwise(w, cpu),
+        depthwise=plan_task_depthwise(w, cpu, row_block),
         # A panel of weights stays in the L1 cache while the task's rows pass.
         pointwise=replace(pointwise, outer="columns"),
     )
+
+
+def plan_task_depthwise(w: ConvWorkload, cpu: Cpu, row_block: int) -> DepthwisePlan:
+    """Compute the plan of the depthwise convolution in tasks of `row_block` rows."""
+    if uses_tiles(w, cpu):
+        return plan_depthwise_tiles(w, cpu, rows=row_block)
+    return plan_depthwise_rows(w, cpu)
 
 
 def plan_packed_pair(
@@ -268,7 +282,7 @@ def _write_packed_task(
     store = (
         _store_packed(packed, packing, w.out_width, first_row)
         if plain is None
-        else _store_plain(plain, w, plan.depthwise.lanes, first_row)
+        else _store_plain(plain, w.out_width, w.out_channels, first_row, plan.depthwise.lanes)
     )
     vectors = w.in_channels // plan.depthwise.lanes
     with T.serial(0, math.ceil(plan.row_block / plan.depthwise.row_tile)) as index:
@@ -303,16 +317,16 @@ def _store_packed(packed: Memory, packing: RowPacking, width: int, first_row: Ex
     return open_tile
 
 
-def _store_plain(plain: Memory, w: ConvWorkload, lanes: int, first_row: Expr) -> Store:
-    """Return what stores depthwise tiles as rows of pixels."""
+def _store_plain(plain: Memory, width: int, stride: int, first_row: Expr, lanes: int) -> Store:
+    """Return what stores depthwise tiles as rows of pixels, `stride` elements apart."""
 
     def open_tile(
         rows: int, columns: int, row: Expr, column: Expr
     ) -> Callable[[Expr, list[Expr]], None]:
         def store(channel: Expr, values: list[Expr]) -> None:
             for i in range(rows * columns):
-                pixel = (row - first_row + i // columns) * w.out_width + column + i % columns
-                plain.store(pixel * w.out_channels + channel, values[i], lanes)
+                pixel = (row - first_row + i // columns) * width + column + i % columns
+                plain.store(pixel * stride + channel, values[i], lanes)
 
         return store
 
@@ -328,6 +342,23 @@ def _write_depthwise_rows(
     first_row: Expr,
 ) -> None:
     w = workload.depthwise
+    if plan.depthwise.row_tile:
+        tiles = DepthwiseTileWriter(
+            kernel,
+            w,
+            lanes=plan.depthwise.lanes,
+            row_tile=plan.depthwise.row_tile,
+            column_tile=plan.depthwise.column_tile,
+            weights="w_depthwise",
+            bias="bias_depthwise",
+        )
+        store = _store_plain(
+            scratch, w.out_width, plan.scratch_stride, first_row, plan.depthwise.lanes
+        )
+        with T.serial(0, math.ceil(plan.row_block / plan.depthwise.row_tile)) as index:
+            row = row_starts(index, plan.depthwise.row_tile, plan.row_block, first_row)
+            tiles.row_of_tiles(image, row, store, (0, w.in_channels // plan.depthwise.lanes))
+        return
     writer = DepthwiseWriter(
         kernel,
         w,

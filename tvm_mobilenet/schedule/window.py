@@ -11,10 +11,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tvm_mobilenet._tvm import T, tirx
-from tvm_mobilenet.schedule.emit import Expr, when
+from tvm_mobilenet.schedule.emit import Expr, Memory, when
 from tvm_mobilenet.schedule.workload import ConvWorkload
 
-__all__ = ["WidthTile", "each_width_tile", "row_guard", "width_tiles"]
+__all__ = ["RowSource", "WidthTile", "each_width_tile", "row_guard", "width_tiles"]
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Rows of pixels (NHWC) that a window slides over: a tensor, or the latest rows of one."""
+
+    memory: Memory
+    ring: int = 0
+    """How many rows the memory holds, row r in the place of r modulo them; 0 for all rows of all
+    images."""
+
+    def line(self, workload: ConvWorkload, image: Expr, row: Expr) -> Expr:
+        """Return the first pixel of an input row."""
+        if self.ring:
+            return (row % self.ring if self.ring > 1 else 0) * workload.width
+        return (image * workload.height + row) * workload.width
 
 
 @dataclass(frozen=True)

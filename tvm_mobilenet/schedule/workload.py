@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tvm_mobilenet.schedule.integer.workload import ByteWorkload, IntegerWorkload
 
 __all__ = [
+    "CascadeWorkload",
     "ConvWorkload",
     "Epilogue",
     "FloatWorkload",
@@ -145,9 +146,19 @@ class ConvWorkload:
     def bytes(self) -> int:
         """Bytes of input, weights and output."""
         x = self.batch * self.height * self.width * self.in_channels
-        y = self.batch * self.out_height * self.out_width * self.out_channels
+        return _ITEM_BYTES[self.dtype] * x + self.output_bytes + self.weight_bytes
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the output."""
+        pixels = self.batch * self.out_height * self.out_width
+        return _ITEM_BYTES[self.dtype] * pixels * self.out_channels
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights."""
         w = math.prod(self.kernel) * self.out_channels * (self.in_channels // self.groups)
-        return _ITEM_BYTES[self.dtype] * (x + y + w)
+        return _ITEM_BYTES[self.dtype] * w
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +232,40 @@ class GatedWorkload:
         return self.pointwise.bytes + _ITEM_BYTES[self.dtype] * self.batch * self.pointwise.depth
 
 
-FloatWorkload = MatmulWorkload | ConvWorkload | SeparableWorkload | PoolWorkload | GatedWorkload
+@dataclass(frozen=True, kw_only=True)
+class CascadeWorkload:
+    """Convolutions each of which reads what the one before wrote, as one kernel.
+
+    Dense, depthwise and pointwise ones, of which only the last may add a residual.
+    """
+
+    stages: tuple[ConvWorkload, ...]
+
+    @property
+    def dtype(self) -> str:
+        """Element type of input, weights and output."""
+        return self.stages[0].dtype
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one call; rows that two tasks compute are counted once."""
+        return sum(stage.macs for stage in self.stages)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of input, weights and output; what lies between never leaves the cache."""
+        between = sum(stage.output_bytes for stage in self.stages[:-1])
+        return sum(stage.bytes for stage in self.stages) - 2 * between
+
+
+FloatWorkload = (
+    MatmulWorkload
+    | ConvWorkload
+    | SeparableWorkload
+    | PoolWorkload
+    | GatedWorkload
+    | CascadeWorkload
+)
 
 TunableWorkload = FloatWorkload | IntegerWorkload
 """What a search may look for better plans for."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm_mobilenet._tvm import IRModule, PrimFunc
+from tvm_mobilenet.schedule.cascade import CascadePlan, pack_cascade, write_cascade
 from tvm_mobilenet.schedule.convolution import ConvPlan, pack_conv, write_conv
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan, pack_depthwise, write_depthwise
 from tvm_mobilenet.schedule.gated import GatedPlan, write_gated
@@ -16,6 +17,7 @@ from tvm_mobilenet.schedule.matmul import MatmulPlan, pack_matmul, write_matmul
 from tvm_mobilenet.schedule.pool import PoolPlan, write_pool
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan, write_separable
 from tvm_mobilenet.schedule.workload import (
+    CascadeWorkload,
     ConvWorkload,
     GatedWorkload,
     MatmulWorkload,
@@ -73,6 +75,9 @@ def _functions(workload: TunableWorkload, plan: Plan) -> dict[str, PrimFunc]:
             }
         assert isinstance(plan, SeparablePlan)
         return {"first": write_separable(workload, plan, y_shape=shape)}
+    if isinstance(workload, CascadeWorkload):
+        assert isinstance(plan, CascadePlan)
+        return {"first": write_cascade(workload, plan)}
     if isinstance(workload, MatmulWorkload):
         assert isinstance(plan, MatmulPlan)
         return {"first": write_matmul(workload, plan)}
@@ -128,6 +133,15 @@ def calls(workload: TunableWorkload, plan: Plan, operands: Operands) -> list[Cal
         packed = pack_matmul(operands.weights, plan.pointwise)
         inputs = [*depthwise, packed, *_rest(operands, shape)]
         return [_call("first", inputs, 1, shape, operands)]
+    if isinstance(workload, CascadeWorkload):
+        assert isinstance(plan, CascadePlan)
+        cascade: list[Any] = [operands.x]
+        filters = [own.weights for own in operands.stages if own.weights is not None]
+        packed_filters = pack_cascade(filters, workload, plan)
+        for filter_, own in zip(packed_filters, operands.stages, strict=True):
+            cascade += [filter_, *_rest(replace(own, residual=None))]
+        cascade += [] if operands.residual is None else [operands.residual]
+        return [_call("first", cascade, 1, shape, operands)]
     if isinstance(workload, PoolWorkload):
         return [_call("first", [operands.x], 1, shape)]
     assert operands.weights is not None

@@ -29,3 +29,5 @@ class Operands:
     """(images, depth), what the channels of each image's rows are multiplied by."""
     first: Operands | None = None
     """Of a pair: what its depthwise convolution reads; `x` is then empty."""
+    stages: tuple[Operands, ...] = ()
+    """Of a cascade: what each of its convolutions reads, `x` of the first alone."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tvm_mobilenet.records import Record
+from tvm_mobilenet.schedule.cascade import CascadePlan
 from tvm_mobilenet.schedule.convolution import ConvPlan
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan
 from tvm_mobilenet.schedule.gated import GatedPlan
@@ -38,6 +39,7 @@ from tvm_mobilenet.schedule.matmul import MatmulPlan
 from tvm_mobilenet.schedule.pool import PoolPlan
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
 from tvm_mobilenet.schedule.workload import (
+    CascadeWorkload,
     ConvWorkload,
     GatedWorkload,
     MatmulWorkload,
@@ -83,6 +85,7 @@ Plan = (
     | SeparablePlan
     | ApartPlan
     | GatedPlan
+    | CascadePlan
     | GpuPlan
     | IntegerMatmulPlan
     | IntegerDepthwisePlan
@@ -101,6 +104,7 @@ _WORKLOADS: dict[str, type] = {
     "integer-pool": IntegerPoolWorkload,
     "integer-add": IntegerAddWorkload,
     "quantize": QuantizeWorkload,
+    "cascade": CascadeWorkload,
 }
 _PLANS: dict[str, type] = {
     "matmul": MatmulPlan,
@@ -117,6 +121,7 @@ _PLANS: dict[str, type] = {
     "integer-matmul": IntegerMatmulPlan,
     "integer-depthwise": IntegerDepthwisePlan,
     "elementwise": ElementwisePlan,
+    "cascade": CascadePlan,
     "stock": StockPlan,
 }
 _SHORT = frozenset({"integer-matmul", "integer-conv", "integer-depthwise", "integer-pool"})
@@ -289,12 +294,14 @@ def plan_from(data: dict[str, Any]) -> Plan:
 
 def layout_of(workload: TunableWorkload) -> str:
     """Return the layout of a workload's input."""
+    if isinstance(workload, CascadeWorkload):
+        workload = workload.stages[0]
     return workload.input_layout if isinstance(workload, ConvWorkload) else "NHWC"
 
 
 def _tagged(kinds: dict[str, type], value: Any) -> dict[str, Any]:
     kind = next(name for name, cls in kinds.items() if type(value) is cls)
-    return {"kind": kind, **_plain(_shortened(value) if kind in _SHORT else asdict(value))}
+    return {"kind": kind, **_plain(_shortened(value) if kind in _SHORT else value)}
 
 
 def _shortened(value: Any) -> Any:
@@ -314,6 +321,14 @@ def _shortened(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
+    if is_dataclass(value):
+        # What came later is left out at its default, so that older lines keep their spelling.
+        items = [(field, getattr(value, field.name)) for field in fields(value)]
+        return {
+            field.name: _plain(item)
+            for field, item in items
+            if not (field.metadata.get("is_later") and item == field.default)
+        }
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, float) and math.isinf(value):

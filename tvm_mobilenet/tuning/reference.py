@@ -12,6 +12,7 @@ import numpy as np
 
 from tvm_mobilenet.schedule.integer.workload import IntegerWorkload
 from tvm_mobilenet.schedule.workload import (
+    CascadeWorkload,
     ConvWorkload,
     Epilogue,
     GatedWorkload,
@@ -58,6 +59,10 @@ def make_operands(workload: TunableWorkload, seed: int = 0) -> Operands:
         second = make_operands(workload.pointwise, seed + 1)
         return replace(second, x=np.zeros(0, np.float32), first=first)
 
+    if isinstance(workload, CascadeWorkload):
+        stages = tuple(make_operands(w, seed + n) for n, w in enumerate(workload.stages))
+        return Operands(x=stages[0].x, residual=stages[-1].residual, stages=stages)
+
     if isinstance(workload, GatedWorkload):
         product = make_operands(workload.pointwise, seed)
         # What a hard sigmoid gives, so that outputs stay of the order of one.
@@ -95,6 +100,8 @@ def output_shape(workload: TunableWorkload) -> tuple[int, ...]:
     if isinstance(workload, SeparableWorkload):
         w = workload.depthwise
         return (w.batch, w.out_height, w.out_width, workload.pointwise.columns)
+    if isinstance(workload, CascadeWorkload):
+        return output_shape(workload.stages[-1])
     if isinstance(workload, GatedWorkload):
         return output_shape(workload.pointwise)
     if isinstance(workload, MatmulWorkload):
@@ -119,6 +126,11 @@ def reference(workload: TunableWorkload, operands: Operands) -> Array:
         rows = between.reshape(workload.pointwise.rows, workload.pointwise.depth)
         y = reference(workload.pointwise, replace(operands, x=rows, first=None))
         return y.reshape(output_shape(workload))
+    if isinstance(workload, CascadeWorkload):
+        result = operands.x
+        for stage, own in zip(workload.stages, operands.stages, strict=True):
+            result = reference(stage, replace(own, x=result))
+        return result
     if isinstance(workload, GatedWorkload):
         assert operands.gate is not None
         images = operands.x.reshape(workload.batch, -1, workload.pointwise.depth)

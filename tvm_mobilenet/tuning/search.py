@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tvm_mobilenet.schedule.cascade import CascadePlan
 from tvm_mobilenet.schedule.convolution import ConvPlan
 from tvm_mobilenet.schedule.depthwise import DepthwisePlan
 from tvm_mobilenet.schedule.gated import GatedPlan
@@ -25,6 +26,7 @@ from tvm_mobilenet.schedule.pool import PoolPlan
 from tvm_mobilenet.schedule.register_tile import column_panels, tile_cycles
 from tvm_mobilenet.schedule.separable import ApartPlan, SeparablePlan
 from tvm_mobilenet.schedule.workload import (
+    CascadeWorkload,
     ConvWorkload,
     GatedWorkload,
     MatmulWorkload,
@@ -174,6 +176,9 @@ def features(workload: TunableWorkload, plan: Plan, cpu: Cpu) -> list[float]:
             *_depthwise(w, plan.depthwise, cpu),
             *_matmul(block, plan.pointwise, cpu),
         ]
+    if isinstance(plan, CascadePlan):
+        assert isinstance(workload, CascadeWorkload)
+        return _cascade(workload, plan, cpu)
     nothing = [0.0] * 5
     if isinstance(plan, GatedPlan):
         assert isinstance(workload, GatedWorkload)
@@ -216,6 +221,25 @@ def features(workload: TunableWorkload, plan: Plan, cpu: Cpu) -> list[float]:
     return [*_common(workload), 6, *pool, *_NO_DEPTHWISE, *_NO_MATMUL]
 
 
+def _cascade(workload: CascadeWorkload, plan: CascadePlan, cpu: Cpu) -> list[float]:
+    """Return the features of a cascade: of its tiles what they waste and how large they are."""
+    last = workload.stages[-1]
+    blocks = math.ceil(last.out_height / plan.row_block)
+    tiles = list(zip(workload.stages, plan.tiles, strict=True))
+    return [
+        *_common(workload),
+        8,
+        plan.row_block,
+        blocks * plan.row_block / last.out_height,
+        _imbalance(last.batch * blocks, cpu.cores),
+        sum(w.macs * math.ceil(w.out_width / t.rows) * t.rows / w.out_width for w, t in tiles)
+        / workload.macs,
+        sum(w.macs * t.rows * t.vectors for w, t in tiles) / workload.macs,
+        *_NO_DEPTHWISE,
+        *_NO_MATMUL,
+    ]
+
+
 def _common(workload: TunableWorkload) -> list[float]:
     return [math.log2(1 + workload.macs), math.log2(workload.bytes)]
 
@@ -241,6 +265,7 @@ def _matmul(w: MatmulWorkload, plan: MatmulPlan, cpu: Cpu) -> list[float]:
         math.log2(w.depth * w.columns),
         plan.depth_step,
         float(plan.in_assembly),
+        float(plan.prefetches),
     ]
 
 
@@ -263,7 +288,7 @@ def _depthwise(w: ConvWorkload, plan: DepthwisePlan, cpu: Cpu) -> list[float]:
     ]
 
 
-_NO_MATMUL = [0.0] * 13
+_NO_MATMUL = [0.0] * 14
 _NO_DEPTHWISE = [0.0] * 11
 
 

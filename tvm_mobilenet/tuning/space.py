@@ -22,6 +22,7 @@ from tvm_mobilenet.schedule.integer.workload import (
     QuantizeWorkload,
 )
 from tvm_mobilenet.schedule.workload import (
+    CascadeWorkload,
     ConvWorkload,
     GatedWorkload,
     MatmulWorkload,
@@ -31,6 +32,7 @@ from tvm_mobilenet.schedule.workload import (
 )
 from tvm_mobilenet.tuning.records import Plan, canonical, plan_to_json
 from tvm_mobilenet.tuning.spaces import (
+    cascade,
     convolution,
     depthwise,
     elementwise,
@@ -154,6 +156,7 @@ def _family(workload: TunableWorkload) -> Any:
     if isinstance(workload, IntegerConvWorkload):
         return integer_depthwise if workload.is_depthwise else integer_product
     return {
+        CascadeWorkload: cascade,
         GatedWorkload: gated,
         IntegerAddWorkload: elementwise,
         IntegerMatmulWorkload: integer_product,

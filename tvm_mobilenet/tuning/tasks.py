@@ -23,6 +23,7 @@ from tvm_mobilenet.schedule.integer.workload import (
 )
 from tvm_mobilenet.schedule.threads import CACHE_BYTES_PER_CYCLE
 from tvm_mobilenet.schedule.workload import (
+    CascadeWorkload,
     ConvWorkload,
     GatedWorkload,
     MatmulWorkload,
@@ -61,6 +62,10 @@ class Task:
 
 
 def _spell(w: TunableWorkload) -> str:
+    if isinstance(w, CascadeWorkload):
+        last = w.stages[-1]
+        end = f"{last.out_height}x{last.out_width}x{last.out_channels}"
+        return f"{_spell(w.stages[0])} > .. > {end} ({len(w.stages)})"
     if isinstance(w, SeparableWorkload):
         return f"{_spell(w.depthwise)} > {w.pointwise.columns}"
     if isinstance(w, GatedWorkload):

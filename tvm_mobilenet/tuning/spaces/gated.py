@@ -40,14 +40,14 @@ def dimensions(
     """Return what may be changed: rows of a task, their spread, threads, and the product's."""
     lanes, image_rows = plan.pointwise.lanes, w.pointwise.rows // w.batch
     blocks = sorted({math.ceil(image_rows / parts) for parts in range(1, image_rows + 1)})
-    tiles, steps, outer, *_ = matmul.dimensions(
+    tiles, steps, outer, _, *prefetch = matmul.dimensions(
         _block(w, plan.row_block), plan.pointwise, cpu, is_split_free=False
     )
     return [
         ((), [{"row_block": rows} for rows in blocks]),
         ((), [{"scratch_stride": w.pointwise.depth + n * lanes} for n in SPREADS]),
         ((), split(cpu, is_split_free)),
-        *at(("pointwise",), [tiles, steps, outer]),
+        *at(("pointwise",), [tiles, steps, outer, *prefetch]),
     ]
 
 

@@ -59,6 +59,8 @@ def dimensions(
         [{"outer": "rows"}, {"outer": "columns"}],
         split(cpu, is_split_free),
     ]
+    if not plan.by_lane:
+        found.append([{"prefetches": True}, {"prefetches": False}])
     if plan.packs_rows and can_assemble(cpu):
         found.append(
             [
@@ -89,7 +91,7 @@ def fault(w: MatmulWorkload, plan: Any, cpu: Cpu, *, row_bytes: int | None = Non
     computed = start(w, cpu, row_bytes=row_bytes)
     if plan.packs_rows and computed.packs_rows:
         return packed_fault(w, plan, computed, cpu)
-    free = _FREE if plan.by_lane else _FREE | {"depth_step"}
+    free = _FREE if plan.by_lane else _FREE | {"depth_step", "prefetches"}
     wrong = frozen_fault(plan, computed, free) or range_fault("row_tile", plan.row_tile, w.rows)
     if wrong is not None:
         return wrong

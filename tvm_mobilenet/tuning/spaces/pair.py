@@ -18,11 +18,13 @@ from tvm_mobilenet.schedule.separable import (
     group_columns,
     packs_pair,
     plan_packed_pair,
+    plan_task_depthwise,
 )
 from tvm_mobilenet.schedule.separable import plan_separable as _plan_separable
 from tvm_mobilenet.schedule.threads import pays_to_parallelize
 from tvm_mobilenet.tuning.spaces import depthwise, matmul
 from tvm_mobilenet.tuning.spaces.common import (
+    Change,
     Dimension,
     at,
     frozen_fault,
@@ -97,11 +99,17 @@ def dimensions(
             (("depthwise",), tile),
         ]
     lanes, channels = plan.pointwise.lanes, w.depthwise.out_channels
+    row_blocks: list[Change] = [{"row_block": rows} for rows in heights]
+    if plan.depthwise.row_tile:
+        # A tile has no more rows than its task.
+        for change in row_blocks:
+            change["depthwise"] = plan_task_depthwise(w.depthwise, cpu, change["row_block"])
     return [
         *common,
-        ((), [{"row_block": rows} for rows in heights]),
+        ((), row_blocks),
         ((), [{"scratch_stride": channels + n * lanes} for n in SPREADS]),
         (("pointwise",), outer),
+        *at(("pointwise",), writer),
         (("depthwise",), depthwise.tiles(w.depthwise, plan.depthwise, cpu)),
     ]
 
@@ -128,6 +136,8 @@ def normal(
     )
     if not plan.depthwise.row_tile:
         first = depthwise.normal(w.depthwise, first)
+    elif not plan.pointwise.packs_rows:
+        first = replace(first, row_block=first.row_tile)
     return replace(
         plan, depthwise=first, pointwise=matmul.normal(_block(w, plan.row_block), pointwise)
     )
@@ -157,6 +167,8 @@ def fault(w: SeparableWorkload, plan: Any, cpu: Cpu) -> str | None:
         return wrong
     if packs_pair(w, cpu):
         return _packed_fault(w, plan, model, cpu)
+    if plan.depthwise.row_tile > plan.row_block:
+        return f"row_tile {plan.depthwise.row_tile} exceeds a task of {plan.row_block} rows"
     row_bytes = plan.scratch_stride * 4
     return depthwise.fault(w.depthwise, plan.depthwise, cpu) or matmul.fault(
         _block(w, plan.row_block), plan.pointwise, cpu, row_bytes=row_bytes
@@ -208,12 +220,13 @@ def _fused(w: SeparableWorkload, cpu: Cpu, row_block: int) -> SeparablePlan:
     stride = channels + (lanes if channels * 4 % 256 == 0 else 0)
     pointwise = matmul.start(_block(w, row_block), cpu, row_bytes=stride * 4)
     pointwise = replace(pointwise, outer="columns")
+    first = plan_task_depthwise(w.depthwise, cpu, row_block)
     if computed is not None:
-        return replace(computed, row_block=row_block, pointwise=pointwise)
+        return replace(computed, row_block=row_block, depthwise=first, pointwise=pointwise)
     return SeparablePlan(
         row_block=row_block,
         is_parallel=is_parallel,
         scratch_stride=stride,
-        depthwise=depthwise.start(w.depthwise, cpu),
+        depthwise=first,
         pointwise=pointwise,
     )
