@@ -51,7 +51,7 @@ def test_verify_compares_pixel_by_pixel_and_layer_by_layer(trained: Trained):
 def test_no_kernel_but_those_of_families_and_no_transpose(trained: Trained):
     layers = open_artifact(trained.artifact).manifest.layers
     assert {layer.family for layer in layers if layer.tensor} <= {
-        "conv", "depthwise", "gated", "pointwise", "pool", "resize", "separable",
+        "cascade", "conv", "depthwise", "gated", "pointwise", "pool", "resize", "separable",
     }  # fmt: skip
     assert [layer.family for layer in layers].count("resize") == 2
     assert layers[-1].layout == "NCHW"
