@@ -121,7 +121,10 @@ def accepted(store: Store) -> list[Any]:
 
 
 def test_the_search_finds_the_best_plan_and_says_so(store: Store, host: TargetSpec):
-    report = tuner(store, FakeMeasurer(tall_is_fast), 80).run()
+    def price(plan: Mapping[str, Any]) -> float:
+        return tall_is_fast(plan) if plan["kind"] == "matmul" else 4.0
+
+    report = tuner(store, FakeMeasurer(price), 160).run()
     space = Space(MATMUL, host.cpu)
     tiles: list[Any] = list(space.neighbours(space.start))
     best = max(plan.row_tile for plan in tiles)
@@ -266,6 +269,24 @@ def test_what_spills_more_than_the_computed_plan_is_rejected_and_never_measured(
     rows = [json.loads(key)[1]["row_tile"] for key in device.measured]
     assert max(rows) == start.row_tile
     assert min(rows) < start.row_tile
+
+
+def test_of_equal_hopes_those_that_build_faster_come_first(store: Store):
+    slow, other = replace(MATMUL, rows=50), replace(MATMUL, rows=48)
+
+    class Weighed(FakeBuilds):
+        def submit(self, message: Mapping[str, Any]) -> Future[dict[str, Any]]:
+            done: Future[dict[str, Any]] = Future()
+            seconds = 9.0 if message["workload"] == workload_to_json(slow) else 0.3
+            done.set_result({"library": canonical(message["plan"]), "seconds": seconds})
+            return done
+
+    tasks = [Task("slow", slow, 3), Task("quick", MATMUL, 3), Task("quick too", other, 3)]
+    trials = len(tasks) + 4 * 8
+    tuner(store, FakeMeasurer(lambda plan: 4.0), trials, tasks, builders=Weighed()).run()
+    rows = [r.workload["rows"] for r in store.read("host").trials if r.verdict == "measured"]
+    assert rows.count(slow.rows) == 1  # its computed plan
+    assert rows.count(MATMUL.rows) == rows.count(other.rows) == 1 + 2 * 8
 
 
 def test_a_finalist_that_goes_wrong_in_the_contest_costs_itself_alone(

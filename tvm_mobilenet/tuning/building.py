@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ __all__ = ["Builder"]
 
 
 class Builder:
-    """Answers `{workload, plan}`, or a scheduled `{module}`, with `{library, spills}`.
+    """Answers `{workload, plan}`, or a scheduled `{module}`, with `{library, spills, seconds}`.
 
-    The library is in base 64; `spills` is of `tvm_mobilenet.tuning.spills`, 0 on a GPU.
+    The library is in base 64; `spills` is of `tvm_mobilenet.tuning.spills`, 0 on a GPU; `seconds`
+    are the processor's.
 
     Args:
         target: what is built for, as JSON.
@@ -43,6 +45,7 @@ class Builder:
             CompileError: code generation or linking failed.
         """
         self._count += 1
+        begin = time.process_time()
         if "module" in request:
             # One of the stock rules': scheduled already, and lowered as TVM lowers them.
             built = tvm.compile(tvm.ir.load_json(request["module"]), target=self._target)
@@ -61,7 +64,8 @@ class Builder:
             else:  # the code for the device lies in a module beside the host's
                 built.export_library(str(library), fcompile=self._link)
             encoded = base64.b64encode(library.read_bytes()).decode()
-            return {"library": encoded, "spills": spills}
+            seconds = time.process_time() - begin
+            return {"library": encoded, "spills": spills, "seconds": seconds}
         finally:
             object_path.unlink(missing_ok=True)
             library.unlink(missing_ok=True)

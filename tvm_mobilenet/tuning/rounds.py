@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from tvm_mobilenet.tuning.workers import Builds, CandidateError
 __all__ = ["Round", "Rounds"]
 
 logger = logging.getLogger(__name__)
+
+_INSTANT = 1e-3
+"""Seconds below which no candidate is counted."""
 
 
 @dataclass
@@ -111,7 +115,10 @@ class Rounds:
                     f"inner loop, {state.start.spills} in the computed plan's"
                 )
             best = None if candidate is state.start else state.incumbent.cost
+            begin = time.monotonic()
             candidate.figures = self._measurer.measure(state.entrant(candidate), best)
+            took = built.get("seconds", 0.0) + time.monotonic() - begin
+            state.trial_seconds = max(_INSTANT, took)
         except CandidateError as err:
             candidate.note = str(err)
             logger.info("%s: %s rejected: %s", state.task.name, candidate.key, err)

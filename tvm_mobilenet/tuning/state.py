@@ -66,6 +66,8 @@ class TaskState:
     rounds: int = 0
     idle_rounds: int = 0
     """Rounds in a row that brought nothing."""
+    trial_seconds: float = 1.0
+    """What building and measuring its last candidate took."""
     stopped: str = ""
     """Why the search goes no further here; empty while it does."""
     fault: str = ""
@@ -82,9 +84,9 @@ class TaskState:
 
     @property
     def promise(self) -> float:
-        """Milliseconds of an inference that may still be won, less the longer nothing was."""
+        """What of an inference may be won by a second's search, less the longer nothing was."""
         gap = max(0.0, self.incumbent.cost - self.floor) * self.task.calls
-        return gap * FADING**self.idle_rounds
+        return gap * FADING**self.idle_rounds / self.trial_seconds
 
     def best_plans(self) -> list[Plan]:
         """Return the plans that further ones are derived from."""
