@@ -151,6 +151,10 @@ logs-avx512: $(STAMP)  ## search on two cores of Cascade Lake, into tuning_logs/
 	  $(BIN)/tvm-mobilenet tune mobilenet_v1_$$size --target x86-64-avx512-vnni \
 	    --minutes $(MINUTES) --logs build/tuning_logs || exit 1; \
 	done
+	@$(BIN)/tvm-mobilenet export mobilenet_v1_1.0_224 -o build/v1_1.0.onnx && \
+	  $(BIN)/tvm-mobilenet quantize build/v1_1.0.onnx --calibration random -o build/v1_1.0.int8.onnx && \
+	  $(BIN)/tvm-mobilenet tune build/v1_1.0.int8.onnx --target x86-64-avx512-vnni \
+	    --minutes $(MINUTES) --logs build/tuning_logs
 	@$(BIN)/tvm-mobilenet logs export x86-64-avx512-vnni --logs build/tuning_logs \
 	  -o tuning_logs/x86-64-avx512-vnni/records.jsonl
 

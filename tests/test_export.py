@@ -149,7 +149,8 @@ def test_a_file_that_disagrees_with_pytorch_is_not_kept(tmp_path, monkeypatch):
 def test_not_a_number_is_a_disagreement(tmp_path, monkeypatch):
     from tvm_mobilenet import export
 
-    monkeypatch.setattr(export, "_torch_logits", lambda _m, x: np.full((1, 2), np.nan, np.float32))
+    nothing = np.full((1, 2), np.nan, np.float32)
+    monkeypatch.setattr(export, "_torch_outputs", lambda _module, _x: [nothing])
     with pytest.raises(ExportError, match="departs from PyTorch by nan"):
         export_onnx(NAME, out=tmp_path / "net.onnx", num_classes=2)
 

@@ -27,7 +27,7 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(cli, colour_onnx: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_training_begins_with_weights_only_for_int8(cli, tmp_path: Path):
+def test_training_begins_with_weights_only_for_int8_and_fewer_channels(cli, tmp_path: Path):
     words = ("train", "mobilenet_v1_0.25_32", "--data", "digits", "-o", tmp_path / "o.safetensors")
     message = cli(*words, "--weights", tmp_path / "w.safetensors").fails(2)
-    assert "only training with --qat" in message
+    assert "only --qat and --prune begin with weights" in message
