@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -93,6 +92,7 @@ def tune_model(
 
     from tvm_mobilenet.tuning.budget import Budget
     from tvm_mobilenet.tuning.recorded import read_stores
+    from tvm_mobilenet.tuning.scratch import scratch_folder
     from tvm_mobilenet.tuning.store import user_store
     from tvm_mobilenet.tuning.tasks import largest, model_tasks
     from tvm_mobilenet.tuning.tuner import Tuner
@@ -101,7 +101,7 @@ def tune_model(
     with ExitStack() as stack:
         stack.callback(measurer.close)
         stack.enter_context(error_context(stage="tune", model=str(model), target=spec.name))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tvm-mobilenet-")))
+        folder = stack.enter_context(scratch_folder())
         onnx_path = onnx_file(model, folder / "model.onnx", progress=progress)
         progress.start("looking for what there is to tune")
         found = model_tasks(onnx_path, spec)

@@ -57,4 +57,5 @@ def test_kill_9_at_any_moment_loses_the_rounds_in_flight_at_most(colour_onnx: Pa
         assert len(measured) - sum(s.trials for s in found.sessions) <= 16
         before = found
     assert len(before.sessions) >= KILLS // 2
-    assert not list(tmp_path.glob("tvm-mobilenet-*"))
+    # What a search killed before it had workers leaves behind, the next one takes away.
+    assert len(list(tmp_path.glob("tvm-mobilenet-*"))) <= 1
