@@ -7,6 +7,7 @@ The cheapest way is found from behind, as the shortest path.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def stages_to_fuse(stages: Sequence[ConvWorkload], cpu: Cpu) -> int:
             segment = stages[k : k + length]
             if segment[-1].is_depthwise and k + length < n and stages[k + length].is_pointwise:
                 continue  # whether a pair is one kernel or two is for its own plan to say
-            cost = _segment_cycles(segment, cpu)
+            cost = _segment_cycles(tuple(segment), cpu)
             if cost is not None:
                 cut = _cut_cycles(segment[-1], cpu)
                 choices.append((cost + cut + best[k + length][0], length))
@@ -69,7 +70,9 @@ def _cut_cycles(stage: ConvWorkload, cpu: Cpu) -> float:
     return LAUNCH_CYCLES * (cpu.cores - 1) + _FAR_TRIPS * stage.output_bytes / _FAR_BYTES_PER_CYCLE
 
 
-def _segment_cycles(stages: Sequence[ConvWorkload], cpu: Cpu) -> float | None:
+# Every convolution that begins a kernel asks again for the segments of the run behind it.
+@functools.lru_cache(maxsize=4096)
+def _segment_cycles(stages: tuple[ConvWorkload, ...], cpu: Cpu) -> float | None:
     """Return the core cycles of computing some stages as one kernel, None where that is no choice.
 
     A depthwise convolution and the pointwise one after it are priced as the pair that they are.
@@ -89,7 +92,7 @@ def _segment_cycles(stages: Sequence[ConvWorkload], cpu: Cpu) -> float | None:
     last = stages[-1]
     if last.batch * last.out_height < cpu.cores:
         return None
-    plan = plan_cascade(CascadeWorkload(stages=tuple(stages)), cpu)
+    plan = plan_cascade(CascadeWorkload(stages=stages), cpu)
     tasks = math.ceil(last.out_height / plan.row_block)
     rows = plan.row_block
     cycles = 0.0
@@ -102,6 +105,7 @@ def _segment_cycles(stages: Sequence[ConvWorkload], cpu: Cpu) -> float | None:
     return cycles
 
 
+@functools.lru_cache(maxsize=4096)
 def _stage_cycles(stage: ConvWorkload, cpu: Cpu, rows: int) -> float:
     """Return the core cycles of a stage, its product cut into blocks of `rows` pixels."""
     if not stage.is_pointwise:
